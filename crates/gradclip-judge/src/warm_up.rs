@@ -25,21 +25,30 @@ impl<'a> WarmUp<'a> {
         // Rules ignore a norm of zero.
         let teaching = run.steps.iter().filter(teaches);
         let seen = teaching.filter(|step| step.norm_before > 0.0).count();
-        let rules = run.policy.rules().iter();
-        let waiting = rules.filter_map(|rule| Some((rule, needed(rule)?)));
+        // Others have a limit meanwhile.
+        let idle =
+            |rule: &&ClipRule| matches!(rule, ClipRule::Skip { .. } | ClipRule::Median { .. });
+        let waiting = run.policy.rules().iter().filter(idle).map(|rule| WarmUp {
+            rule,
+            seen,
+            needed: steps_to_warm_up(rule),
+        });
         // What the last step taught only affects the next one.
-        let waiting = waiting.filter(|(_, needed)| seen <= *needed);
-        waiting
-            .map(|(rule, needed)| WarmUp { rule, seen, needed })
-            .collect()
+        waiting.filter(|rule| rule.seen <= rule.needed).collect()
     }
 }
 
-fn needed(rule: &ClipRule) -> Option<usize> {
+/// The steps that a rule must learn from before it works as it will from then on; a rule learns
+/// nothing from skipped steps.
+#[must_use]
+pub fn steps_to_warm_up(rule: &ClipRule) -> usize {
     match rule {
-        ClipRule::Skip { window, .. } => Some((window.get() as usize / 2).max(2)),
-        ClipRule::Median { window, .. } => Some((window.get() as usize).min(FEWEST_OF_MEDIAN)),
-        _ => None,
+        ClipRule::Skip { window, .. } => (window.get() as usize / 2).max(2),
+        ClipRule::Median { window, .. } => (window.get() as usize).min(FEWEST_OF_MEDIAN),
+        ClipRule::ZClip { warmup, .. } => warmup.get() as usize,
+        // It counts steps from 1.
+        ClipRule::AdaGc { warmup, .. } => (*warmup as usize).saturating_sub(1),
+        _ => 0,
     }
 }
 

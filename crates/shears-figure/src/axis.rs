@@ -100,18 +100,14 @@ impl Axis {
 
     /// The ends of the axis, for these positions.
     pub(crate) fn ends(&self, places: impl Iterator<Item = f64>) -> Range<f64> {
+        if let Some((low, high)) = self.range {
+            return self.place(low)..self.place(high);
+        }
         let highest = self.place(self.highest);
-        let (low, high) = match self.range {
-            Some((low, high)) => return self.place(low)..self.place(high),
-            None => {
-                let (low, high) = extent(places.filter(|place| place.is_finite()));
-                (low, high.min(highest))
-            }
-        };
-        let (low, high) = match low < high {
-            true => (low, high),
-            false if low == high => (low - 0.5, high + 0.5),
-            false => (0.0, 1.0),
+        let (low, high) = match extent(places).map(|(low, high)| (low, high.min(highest))) {
+            Some((low, high)) if low < high => (low, high),
+            Some((low, high)) if low == high => (low - 0.5, high + 0.5),
+            _ => (0.0, 1.0),
         };
         let room = self.room * (high - low);
         low - room..high + room
@@ -161,11 +157,11 @@ impl Ranged for Coordinates {
     }
 }
 
-/// The smallest and the largest value; the first is above the second if there are none.
-pub fn extent(values: impl IntoIterator<Item = f64>) -> (f64, f64) {
-    let none = (f64::INFINITY, f64::NEG_INFINITY);
-    let values = values.into_iter();
-    values.fold(none, |(low, high), value| (low.min(value), high.max(value)))
+/// The smallest and the largest finite value; `None` if there are none.
+pub fn extent(values: impl IntoIterator<Item = f64>) -> Option<(f64, f64)> {
+    let finite = values.into_iter().filter(|value| value.is_finite());
+    let ends = finite.map(|value| (value, value));
+    ends.reduce(|(low, high), (value, _)| (low.min(value), high.max(value)))
 }
 
 /// The usual range of a curve: from two spans below its 5 % quantile to two spans above its 95 %

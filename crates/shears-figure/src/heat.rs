@@ -32,11 +32,9 @@ pub fn heat_map(rows: &[(&str, &[f64])]) -> Result<Option<String>, FigureError> 
         .iter()
         .map(|(_, values)| values.chunks(per_column).map(level).collect())
         .collect();
-    let finite = levels.iter().flatten().filter(|level| level.is_finite());
-    let (low, high) = extent(finite.copied());
-    if low > high {
+    let Some((low, high)) = extent(levels.iter().flatten().copied()) else {
         return Ok(None);
-    }
+    };
     let colour = |level: f64| match level.is_finite() {
         true => ViridisRGB.get_color_normalized(level, low, high.max(low + 1e-9)),
         false => GRID,

@@ -8,6 +8,7 @@
 //! `layers.0.weight_ih` is `weight_ih_l0` of `torch.nn.LSTM`. Tensors are created on the caller's
 //! device; no file here names one.
 
+mod any_model;
 mod config;
 mod gru;
 mod language_model;
@@ -19,6 +20,7 @@ mod recurrent;
 mod rnn;
 mod transformer;
 
+pub use any_model::AnyModel;
 pub use config::{
     Architecture, BlockConfig, ConfigError, Mlp, ModelConfig, Nonlinearity, Norm, Position,
     Precision,

@@ -13,7 +13,6 @@ use std::path::Path;
 use anyhow::Context;
 use shears_train::{ClipPolicy, Plan};
 
-use crate::exit::{Misuse, misuse};
 use crate::new_file;
 use crate::output::{Colour, columns, paint, say, wrapped};
 use crate::report;
@@ -43,20 +42,6 @@ pub(crate) fn settings(plan: &Plan) -> String {
         plan.window,
         plan.optimizer
     )
-}
-
-/// Refuses a folder for a report unless it is empty, does not exist, or has one of these files.
-pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
-    let shown = out.display();
-    if out.exists() && !out.is_dir() {
-        misuse!("--out {shown}: is not a folder");
-    }
-    let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
-    let marked = marks.iter().any(|mark| out.join(mark).is_file());
-    if out.exists() && !empty && !marked {
-        misuse!("{shown} contains other files; choose another --out");
-    }
-    Ok(())
 }
 
 /// Runs that are compared, from their event logs alone.

@@ -1,10 +1,11 @@
-//! Builds the model of a plan, and loads the trained model of a run.
+//! The model of a plan, and the trained model of a run.
 
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use burn::module::Module;
 use burn::tensor::Device;
-use shears_model::{LanguageModel, ParameterInfo, parameters};
+use shears_model::{AnyModel, Initializer, ParameterInfo, parameters};
 use shears_train::{
     Chosen, Difference, MemoryEstimate, NamedTensor, Plan, RestoreError, RunFolder, Section, Which,
     compare_plans, estimate_evaluation, estimate_generation, load_parameters,
@@ -14,34 +15,11 @@ use crate::exit::{Misuse, misuse};
 use crate::memory;
 use crate::output::{complain, one_line};
 
-/// Builds the model of a plan and evaluates an expression with it. The expression is compiled once
-/// for each type of model. The model is initialised but, being lazy, not in memory yet.
-macro_rules! with_model {
-    ($plan:expr, $vocabulary:expr, $device:expr, |$model:ident| $work:expr) => {{
-        use shears_model::{Architecture, Initializer, Transformer, gru, lstm, rnn};
-        let (config, vocabulary) = (&$plan.model_config(), $vocabulary);
-        let mut start = Initializer::new($plan.seed, $device);
-        match config.architecture {
-            Architecture::Rnn => {
-                let $model = rnn(vocabulary, config, &mut start);
-                $work
-            }
-            Architecture::Lstm => {
-                let $model = lstm(vocabulary, config, &mut start);
-                $work
-            }
-            Architecture::Gru => {
-                let $model = gru(vocabulary, config, &mut start);
-                $work
-            }
-            Architecture::Transformer => {
-                let $model = Transformer::new(vocabulary, config, &mut start);
-                $work
-            }
-        }
-    }};
+/// The model of a plan, initialised but, being lazy, not in memory yet.
+pub(crate) fn model_of(plan: &Plan, vocabulary: usize, device: &Device) -> AnyModel {
+    let mut initializer = Initializer::new(plan.seed, device);
+    AnyModel::new(vocabulary, &plan.model_config(), &mut initializer)
 }
-pub(crate) use with_model;
 
 /// The device of a plan. Plans are validated, so this build has it.
 pub(crate) fn device_of(_plan: &Plan) -> Device {
@@ -84,6 +62,19 @@ impl Trained {
             run,
         })
     }
+
+    /// The number of tokens that the model has rows for.
+    pub(crate) fn vocabulary(&self) -> usize {
+        self.plan.vocabulary_of(&self.tokenizer)
+    }
+
+    /// The model with the parameters of the checkpoint, which it takes.
+    pub(crate) fn model(&mut self) -> anyhow::Result<AnyModel> {
+        let model = model_of(&self.plan, self.vocabulary(), &device_of(&self.plan));
+        let loaded = load_parameters(model, std::mem::take(&mut self.parameters));
+        let loaded = loaded.map_err(anyhow::Error::msg);
+        Ok(loaded.context("model.safetensors")?.valid())
+    }
 }
 
 /// The memory for generating text after a prompt of so many tokens.
@@ -98,9 +89,7 @@ pub(crate) fn of_evaluation(plan: &Plan, vocabulary: usize) -> MemoryEstimate {
 
 /// Names and shapes, which are known before the values.
 fn list_parameters(plan: &Plan, vocabulary: usize) -> Vec<ParameterInfo> {
-    with_model!(plan, vocabulary, &device_of(plan), |model| parameters(
-        &model
-    ))
+    parameters(&model_of(plan, vocabulary, &device_of(plan)))
 }
 
 /// Says which checkpoints are damaged, and which one is taken.
@@ -152,13 +141,4 @@ pub(crate) fn refuse_edited(
     let path = run.path().join("plan.toml");
     let (path, list) = (path.display(), list.join("; "));
     misuse!("{path} was changed ({list}); {remedy}")
-}
-
-/// The model with the parameters of a checkpoint, outside automatic differentiation.
-pub(crate) fn loaded<M: LanguageModel>(
-    model: M,
-    parameters: Vec<NamedTensor>,
-) -> anyhow::Result<M> {
-    let model = load_parameters(model, parameters).map_err(anyhow::Error::msg);
-    Ok(model.context("model.safetensors")?.valid())
 }

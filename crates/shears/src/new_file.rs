@@ -8,7 +8,7 @@ use anyhow::Context;
 use shears_run::{DAMAGED, INPUT, LOG, PLAN, folder_of, sync_folder};
 use tempfile::NamedTempFile;
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 
 /// Refuses a name that is taken, and files that even `force` must not replace.
 pub(crate) fn check(out: &Path, force: bool) -> Result<(), Misuse> {
@@ -24,6 +24,20 @@ pub(crate) fn check(out: &Path, force: bool) -> Result<(), Misuse> {
         Ok(_) if !force => refuse("already exists; choose another name, or give --force"),
         _ => Ok(()),
     }
+}
+
+/// Refuses a folder to write to unless it is empty, does not exist, or has one of these files.
+pub(crate) fn check_folder(out: &Path, marks: &[&str]) -> Result<(), Misuse> {
+    let shown = out.display();
+    if out.symlink_metadata().is_ok() && !out.is_dir() {
+        misuse!("--out {shown}: is not a folder");
+    }
+    let empty = out.read_dir().is_ok_and(|mut all| all.next().is_none());
+    let marked = marks.iter().any(|mark| out.join(mark).is_file());
+    if out.exists() && !empty && !marked {
+        misuse!("{shown} contains other files; choose another --out");
+    }
+    Ok(())
 }
 
 /// Whether what was found under a name is neither a regular file, nor a link to one or to nothing.

@@ -5,7 +5,7 @@ use std::path::Path;
 use gradclip_judge::Tone;
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
-use shears_run::{Columns, EndReason, Judgement, Parameter};
+use shears_run::{Columns, EndReason, Header, Judgement, Parameter};
 use shears_train::{MemoryEstimate, Plan};
 
 use crate::output::{Colour, paint, say, wrapped};
@@ -40,54 +40,37 @@ pub(crate) fn step_number(place: f64) -> String {
     }
 }
 
-/// The table of parameters, one line per layer.
-pub(crate) fn parameter_table(parameters: &[Parameter], vocabulary: usize) -> String {
-    let mut rows: Vec<(String, String, u64)> = Vec::new();
-    for parameter in parameters {
-        let layer = parameter.layer.as_str();
-        let rest = parameter
-            .name
-            .strip_prefix(layer)
-            .unwrap_or("")
-            .trim_start_matches('.');
-        let shape: Vec<String> = parameter.shape.iter().map(usize::to_string).collect();
-        let tensor = format!("{rest} {}", shape.join("x"));
-        match rows.last_mut().filter(|(name, _, _)| name == layer) {
-            Some((_, tensors, elements)) => {
-                tensors.push_str(", ");
-                tensors.push_str(&tensor);
-                *elements += parameter.elements() as u64;
-            }
-            None => rows.push((layer.to_string(), tensor, parameter.elements() as u64)),
-        }
-    }
-    let total = rows.iter().map(|(_, _, elements)| elements).sum();
-    let rows = fold_alike(rows).into_iter();
-    let rows = rows.map(|(name, tensors, elements)| {
-        let tensors = shorten(&tensors, 72);
-        vec![format!("  {name}"), count(elements), tensors]
+/// The table of parameters, one line per layer. Consecutive layers with the same tensors share one:
+/// `blocks.0` and `blocks.1` become `blocks.0-1`.
+pub(crate) fn parameter_table(header: &Header, vocabulary: usize) -> String {
+    let layers = header.layers().into_iter().map(|(layer, parameters)| {
+        let tensor = |parameter: &&Parameter| {
+            let rest = parameter.name.strip_prefix(layer).unwrap_or("");
+            let shape: Vec<String> = parameter.shape.iter().map(usize::to_string).collect();
+            format!("{} {}", rest.trim_start_matches('.'), shape.join("x"))
+        };
+        let elements: usize = parameters
+            .iter()
+            .map(|parameter| parameter.elements())
+            .sum();
+        let tensors: Vec<String> = parameters.iter().map(tensor).collect();
+        (layer, tensors.join(", "), elements as u64)
     });
+    let layers: Vec<(&str, String, u64)> = layers.collect();
+    let alike = layers.chunk_by(|left, right| left.1 == right.1);
+    let rows = alike.map(|layers| {
+        let (first, last) = (layers[0].0, layers[layers.len() - 1].0);
+        let name = match last.rsplit_once('.') {
+            Some((_, number)) if layers.len() > 1 => format!("  {first}-{number}"),
+            _ => format!("  {first}"),
+        };
+        let elements = layers.iter().map(|layer| layer.2).sum();
+        vec![name, count(elements), shorten(&layers[0].1, 72)]
+    });
+    let total = layers.iter().map(|layer| layer.2).sum();
     let symbols = format!("({vocabulary} symbols)");
     let total = vec!["  total".to_string(), count(total), symbols];
     table("<><", &rows.chain([total]).collect::<Vec<_>>()).join("\n")
-}
-
-type Row = (String, String, u64);
-
-/// Folds consecutive layers with the same tensors into one line: `blocks.0` and `blocks.1` become
-/// `blocks.0-1`.
-fn fold_alike(rows: Vec<Row>) -> Vec<Row> {
-    let mut folded: Vec<Row> = Vec::new();
-    for (name, tensors, elements) in rows {
-        let Some(last) = folded.last_mut().filter(|last| last.1 == tensors) else {
-            folded.push((name, tensors, elements));
-            continue;
-        };
-        let number = name.rsplit_once('.').map_or("", |(_, number)| number);
-        let first = last.0.split('-').next().unwrap_or_default();
-        *last = (format!("{first}-{number}"), tensors, last.2 + elements);
-    }
-    folded
 }
 
 fn shorten(text: &str, width: usize) -> String {
@@ -183,19 +166,12 @@ pub(crate) fn say_judgement(judgement: &Judgement, all: bool) {
         "{}",
         colour.map_or(sentence.clone(), |colour| paint(colour, &sentence))
     );
-    match all {
-        false => say!("{}", wrapped(&verdict.numbers.to_string(), 2)),
-        true => {
-            let is_next = |line: &&String| line.starts_with("try next: ");
-            for line in judgement
-                .lines()
-                .iter()
-                .skip(1)
-                .filter(|line| !is_next(line))
-            {
-                say!("{}", wrapped(line, 2));
-            }
-        }
+    let lines = match all {
+        true => judgement.lines().split_off(1),
+        false => vec![verdict.numbers.to_string()],
+    };
+    for line in lines.iter().filter(|line| !line.starts_with("try next: ")) {
+        say!("{}", wrapped(line, 2));
     }
     if let Some(next) = &judgement.next {
         say!("try next: {next}");
@@ -257,12 +233,17 @@ mod tests {
             layer: layer.into(),
             shape: vec![2, 3],
         };
-        let parameters = [
-            info("embedding.weight", "embedding"),
-            info("layers.0.w", "layers.0"),
-            info("layers.1.w", "layers.1"),
-        ];
-        let table = parameter_table(&parameters, 5);
+        let header = Header {
+            format: shears_run::FORMAT,
+            parameters: vec![
+                info("embedding.weight", "embedding"),
+                info("layers.0.w", "layers.0"),
+                info("layers.1.w", "layers.1"),
+            ],
+            device: "cpu".into(),
+            precision: "f32".into(),
+        };
+        let table = parameter_table(&header, 5);
         let lines: Vec<&str> = table.lines().map(str::trim).collect();
         assert_eq!(lines.len(), 3);
         assert!(

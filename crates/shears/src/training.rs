@@ -1,14 +1,14 @@
 //! What all commands that train share: a new folder, batches of a text that is long enough, the
-//! checkpoint to resume from, and training to the end.
+//! checkpoint to resume from, and training to the end in one process.
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use anyhow::Context;
 use gradclip::ClipAction;
 use shears_data::DataError;
-use shears_model::{LanguageModel, parameters};
+use shears_model::{AnyModel, LanguageModel, parameters};
 use shears_run::{Columns, EndReason, Evaluation};
 use shears_train::{
     Batches, Checkpoint, Corpora, MemoryEstimate, Observer, Plan, RunFolder, TrainError, Trainer,
@@ -17,7 +17,9 @@ use shears_train::{
 
 use crate::commands::RUNS;
 use crate::exit::{Misuse, misuse};
-use crate::output::complain;
+use crate::memory;
+use crate::model::{device_of, model_of};
+use crate::output::{complain, one_line};
 use crate::report;
 
 /// The newest intact checkpoint, with a warning for each damaged newer one; none before the first
@@ -98,9 +100,9 @@ pub(crate) fn new_folder(name: &str) -> Result<PathBuf, TrainError> {
 }
 
 /// The batches of a run and the memory it takes. Refuses a text that is too short.
-pub(crate) fn batches_and_memory<M: LanguageModel>(
+pub(crate) fn batches_and_memory(
     plan: &Plan,
-    model: &M,
+    model: &AnyModel,
     corpora: &Corpora,
 ) -> anyhow::Result<(Batches, MemoryEstimate)> {
     let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
@@ -133,17 +135,46 @@ fn too_short(plan: &Plan) -> impl Fn(DataError) -> anyhow::Error {
     }
 }
 
-/// Trains to the end in one process. Divergence counts as an end, not as an error.
-pub(crate) fn train_to_end<M: LanguageModel>(
-    trainer: &mut Trainer<M>,
-    folder: &RunFolder,
+/// A run that has ended.
+pub(crate) struct Ended {
+    pub(crate) folder: RunFolder,
+    pub(crate) trainer: Trainer<AnyModel>,
+    /// Divergence counts as an end, not as an error.
+    pub(crate) how: EndReason,
+}
+
+/// Trains a run to its end in this process alone, from its newest checkpoint if there is one.
+/// `open` gives its folder once nothing can prevent the run: one that cannot start leaves none.
+pub(crate) fn train_alone(
+    plan: &Plan,
     corpora: &Corpora,
-    device: &Device,
+    threads: usize,
+    open: impl FnOnce() -> Result<RunFolder, TrainError>,
     observer: &mut impl Observer,
-) -> Result<EndReason, TrainError> {
-    match train(trainer, folder, corpora, device, observer) {
-        Ok(end) => Ok(end.into()),
-        Err(error) if error.is_divergence() => Ok(EndReason::Diverged),
-        Err(error) => Err(error),
+) -> anyhow::Result<Ended> {
+    let device = &device_of(plan).autodiff();
+    let model = model_of(plan, plan.vocabulary_of(&corpora.tokenizer), device);
+    let (batches, memory) = batches_and_memory(plan, &model, corpora)?;
+    memory::refuse_too_large(memory.total())?;
+    let folder = open()?;
+    let mut trainer = Trainer::new(plan.clone(), model, batches, threads, device);
+    if let Some((_, checkpoint)) = newest_checkpoint(&folder, plan)? {
+        trainer = trainer.restore(checkpoint)?;
     }
+    let how = match train(&mut trainer, &folder, corpora, device, observer) {
+        Ok(end) => end.into(),
+        Err(error) if error.is_divergence() => EndReason::Diverged,
+        Err(error) => return Err(error).context(name_of(folder.path())),
+    };
+    Ok(Ended {
+        folder,
+        trainer,
+        how,
+    })
+}
+
+/// The name of a run, without control characters.
+pub(crate) fn name_of(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default();
+    one_line(&name.to_string_lossy())
 }

@@ -1,9 +1,9 @@
-//! Automation: `cargo xtask ci` runs all checks, `bench` compares with peers, `valgrind` checks
-//! memory accesses, `neon` tests the kernels for ARM, `asm` checks the machine code of the kernels,
-//! `package` tests the published crates, `lines` counts lines.
+//! Automation around the code; `cargo xtask help` lists the tasks.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+
+use clap::Parser;
 
 mod asm;
 mod bench;
@@ -14,45 +14,52 @@ mod neon;
 mod package;
 mod valgrind;
 
-const USAGE: &str = "usage: cargo xtask ci
-       cargo xtask bench peers|scaling [OPTION]...
-       cargo xtask bench report
-       cargo xtask valgrind
-       cargo xtask neon
-       cargo xtask package
-       cargo xtask asm [PROGRAM]
-       cargo xtask lines [BEFORE]";
+/// Automation around the code of Shears
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Run everything that continuous integration checks
+    Ci,
+    /// Compare with PyTorch, Burn's own modules and Candle on this machine
+    #[command(subcommand)]
+    Bench(bench::Task),
+    /// Run the kernels' unit tests with every memory access checked
+    Valgrind,
+    /// Run the kernels' unit tests for ARM on an emulated processor
+    Neon,
+    /// Test the published crates as they are packaged
+    Package,
+    /// Check the machine code of the kernels
+    Asm {
+        /// The program that contains them [default: `shears`, which is built]
+        program: Option<PathBuf>,
+    },
+    /// Count the lines of each crate
+    Lines {
+        /// An earlier commit to compare with
+        before: Option<String>,
+    },
+}
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let task = arguments.first().map_or("", String::as_str);
-    let done = match task {
-        "ci" => ci::run(),
-        "valgrind" => valgrind::run(),
-        "neon" => neon::run(),
-        "package" => package::run(),
-        "asm" => asm::run(arguments.get(1).map(Path::new)),
-        "lines" => lines::run(arguments.get(1).map(String::as_str)),
-        "bench" => match bench::options(&arguments[1..]) {
-            Ok((task, options)) => bench::run(&task, &options),
-            Err(usage) => return misuse(&usage),
-        },
-        _ => return misuse(USAGE),
+    let done = match Task::parse() {
+        Task::Ci => ci::run(),
+        Task::Bench(task) => bench::run(task),
+        Task::Valgrind => valgrind::run(),
+        Task::Neon => neon::run(),
+        Task::Package => package::run(),
+        Task::Asm { program } => asm::run(program.as_deref()),
+        Task::Lines { before } => lines::run(before.as_deref()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(problems) => {
             for problem in problems.lines() {
-                eprintln!("xtask {task}: {problem}");
+                eprintln!("xtask: {problem}");
             }
             ExitCode::FAILURE
         }
     }
-}
-
-fn misuse(usage: &str) -> ExitCode {
-    eprintln!("{usage}");
-    ExitCode::from(2)
 }
 
 /// Runs a program that has to succeed.

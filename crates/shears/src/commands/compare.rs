@@ -9,9 +9,10 @@ use shears_run::EndReason;
 use shears_train::{Plan, RunFolder, Section, Setting};
 
 use crate::comparison::{
-    self, Comparison, MOST_VARIANTS, Outcome, Report, Run, SAME_START, Variant, check_folder,
+    self, Comparison, MOST_VARIANTS, Outcome, Report, Run, SAME_START, Variant,
 };
 use crate::exit::{Misuse, misuse};
+use crate::new_file;
 use crate::output::{complain, say};
 use crate::run_log::{self, without_header};
 
@@ -68,7 +69,7 @@ struct Read {
 
 pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     if let Some(out) = &arguments.out {
-        check_folder(out, &["report.json"])?;
+        new_file::check_folder(out, &["report.json"])?;
         let held = ["sweep.toml", "compare.toml", "plan.toml"];
         if held.iter().any(|mark| out.join(mark).exists()) {
             let out = out.display();

@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use clap::{Args, ValueHint};
 use shears_dash::{DashError, Options};
 use shears_data::Tokenizer;
-use shears_model::Reading;
+use shears_model::LanguageModel;
 use shears_run::PLAN;
 use shears_train::{Batches, Plan, Preset, RunFolder};
 
 use crate::exit::Misuse;
+use crate::model::{device_of, model_of};
 use crate::output::{self, say};
 
 /// Show runs on a live page in your browser: loss, gradient norms, clipping, samples
@@ -116,13 +117,9 @@ impl Text {
         let folder = RunFolder::open_to_read(run)?;
         let plan = folder.plan()?;
         let corpora = super::corpora_of(&folder, &plan, false, "put it back")?;
-        let reading = match plan.model.is_recurrent() {
-            true => Reading::Streams,
-            false => Reading::Windows {
-                context: plan.window,
-            },
-        };
-        let batches = Batches::new(&plan, reading, corpora.train.clone())?;
+        let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
+        let model = model_of(&plan, vocabulary, &device_of(&plan));
+        let batches = Batches::new(&plan, model.reading(), corpora.train.clone())?;
         Ok(Text {
             run: run.to_path_buf(),
             plan,

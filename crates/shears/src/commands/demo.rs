@@ -4,21 +4,17 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
-use burn::tensor::Device;
 use clap::Args;
-use shears_model::LanguageModel;
 use shears_run::{Columns, EndReason, StepEvent, Subject, quoted};
-use shears_train::{Corpora, Observer, Plan, RunFolder, Trainer, load_corpora};
+use shears_train::{Observer, Plan, RunFolder, load_corpora};
 
-use super::generate::write_sample;
+use super::generate::write_last_sample;
 use crate::exit::INTERRUPTED;
-use crate::memory;
-use crate::model::{device_of, with_model};
+use crate::model::device_of;
 use crate::output::{Colour, columns, paint, say, wrap, wrapped};
 use crate::report;
 use crate::run_log;
-use crate::training::{batches_and_memory, new_folder, train_to_end};
+use crate::training::{Ended, new_folder, train_alone};
 use crate::watch::{bar_of, brief, indent, stop_when_asked};
 
 /// See what clipping does: one network trained without and with it, side by side
@@ -72,8 +68,8 @@ struct Demo {
     stop: Arc<AtomicBool>,
 }
 
-/// A run that has ended.
-struct Ended {
+/// A run to be shown.
+struct Shown {
     plan: Plan,
     folder: RunFolder,
     columns: Columns,
@@ -84,7 +80,7 @@ struct Ended {
 
 impl Demo {
     /// Trains the two runs that differ only in clipping; none if a signal stopped them.
-    fn race(&self) -> anyhow::Result<Option<[Ended; 2]>> {
+    fn race(&self) -> anyhow::Result<Option<[Shown; 2]>> {
         let plans = POLICIES.map(|policy| plan(RNN, Some(policy)));
         let [free_plan, clipped_plan] = plans;
         let (free_plan, clipped_plan) = (free_plan?, clipped_plan?);
@@ -126,7 +122,7 @@ impl Demo {
         Ok(clipped.map(|clipped| [free, clipped]))
     }
 
-    fn lstm(&self) -> anyhow::Result<Option<Ended>> {
+    fn lstm(&self) -> anyhow::Result<Option<Shown>> {
         let plan = plan(LSTM, None)?;
         let steps = plan.steps;
         // Hidden unless standard error is a terminal.
@@ -147,63 +143,46 @@ impl Demo {
         mut plan: Plan,
         name: &str,
         tell: &mut dyn FnMut(&StepEvent),
-    ) -> anyhow::Result<Option<Ended>> {
+    ) -> anyhow::Result<Option<Shown>> {
         let corpora = load_corpora(&plan, None, None, &mut |_, _| Ok(()))?;
         corpora.identify(&mut plan);
-        let vocabulary = corpora.tokenizer.vocab_size();
-        let device = &device_of(&plan).autodiff();
-        let ended = with_model!(&plan, vocabulary, device, |model| {
-            self.train_model(model, device, &plan, &corpora, name, tell)?
-        });
-        if ended.how == EndReason::Stopped {
-            let path = quoted(ended.folder.path());
+        let stop = &*self.stop;
+        let create = || RunFolder::create(&new_folder(name)?, &plan, &corpora.tokenizer, None);
+        let watch = &mut DemoWatch { stop, tell };
+        let Ended {
+            folder,
+            trainer,
+            how,
+        } = train_alone(&plan, &corpora, self.threads, create, watch)?;
+        if how == EndReason::Stopped {
             if !self.json {
-                let program = report::program();
+                let (program, path) = (report::program(), quoted(folder.path()));
                 say!("\nstopped; to resume: {program} train --resume {path}");
             }
             return Ok(None);
         }
+        let sample = match how {
+            EndReason::Finished => {
+                let device = &device_of(&plan);
+                write_last_sample(&trainer, &corpora.tokenizer, device, stop)?
+            }
+            _ => String::new(),
+        };
+        let columns = run_log::read(&folder)?.columns;
         if self.json {
-            let path = ended.folder.path();
-            let judgement = ended.columns.judge(&Subject::of(path));
-            let mut line = report::end_line(&judgement, &ended.columns, ended.how, path)?;
-            line["sample"] = Some(ended.sample.as_str()).filter(|s| !s.is_empty()).into();
+            let path = folder.path();
+            let judgement = columns.judge(&Subject::of(path));
+            let mut line = report::end_line(&judgement, &columns, how, path)?;
+            line["sample"] = Some(sample.as_str()).filter(|s| !s.is_empty()).into();
             say!("{line}");
         }
-        Ok(Some(ended))
-    }
-
-    fn train_model<M: LanguageModel>(
-        &self,
-        model: M,
-        device: &Device,
-        plan: &Plan,
-        corpora: &Corpora,
-        name: &str,
-        tell: &mut dyn FnMut(&StepEvent),
-    ) -> anyhow::Result<Ended> {
-        let (batches, memory) = batches_and_memory(plan, &model, corpora)?;
-        memory::refuse_too_large(memory.total())?;
-        let folder = RunFolder::create(&new_folder(name)?, plan, &corpora.tokenizer, None)?;
-        let mut trainer = Trainer::new(plan.clone(), model, batches, self.threads, device);
-        let stop = &self.stop;
-        let mut watch = DemoWatch { stop, tell };
-        let how = train_to_end(&mut trainer, &folder, corpora, device, &mut watch)
-            .context(name.to_string())?;
-        let sample = match plan.model.is_recurrent() && how == EndReason::Finished {
-            true => {
-                let (model, plain) = (trainer.model().valid(), device.clone().without_autodiff());
-                write_sample(&model, &corpora.tokenizer, None, &plain, 300, stop)?
-            }
-            false => String::new(),
-        };
-        Ok(Ended {
-            columns: run_log::read(&folder)?.columns,
-            plan: plan.clone(),
+        Ok(Some(Shown {
+            plan,
             folder,
+            columns,
             how,
             sample,
-        })
+        }))
     }
 }
 
@@ -245,7 +224,7 @@ fn row(event: &StepEvent) -> String {
 }
 
 /// Prints the results of the three runs, and what to do next.
-fn conclude(free: &Ended, clipped: &Ended, lstm: &Ended) -> anyhow::Result<()> {
+fn conclude(free: &Shown, clipped: &Shown, lstm: &Shown) -> anyhow::Result<()> {
     let name_width = POLICIES.map(str::len).into_iter().max().unwrap_or(0);
     let outcomes = [free, clipped].map(outcome);
     let outcome_width = outcomes.iter().map(|outcome| outcome.chars().count()).max();
@@ -304,7 +283,7 @@ fn labelled(commands: &[(&str, String)], columns: Option<usize>) -> String {
 }
 
 /// Where a run died, or its first and last loss.
-fn outcome(run: &Ended) -> String {
+fn outcome(run: &Shown) -> String {
     let columns = &run.columns;
     let finite = |row: usize| columns.loss[row].is_finite() && columns.norm_before[row].is_finite();
     let lost = (0..columns.rows()).find(|row| !finite(*row));

@@ -5,18 +5,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use indicatif::ProgressBar;
 use shears_data::{Corpus, Encoding, ReadAs, RoundTrip, Source, Tokens};
-use shears_model::LanguageModel;
-use shears_train::{Evaluation, MemoryEstimate, Streams, evaluate};
+use shears_train::{MemoryEstimate, Streams, evaluate};
 
 use crate::commands::ModelArguments;
 use crate::exit::misuse;
 use crate::input::PipeWatch;
 use crate::memory;
-use crate::model::{Trained, device_of, loaded, of_evaluation, with_model};
+use crate::model::{Trained, device_of, of_evaluation};
 use crate::output::{one_line, say};
 use crate::report::{counted, unit_of_bits};
 
@@ -53,7 +51,7 @@ pub(crate) struct EvalArguments {
 }
 
 pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
-    let trained = arguments.model.open()?;
+    let mut trained = arguments.model.open()?;
     let measured = Measured::of(&trained, arguments)?;
     let (tokens, text) = (measured.tokens, measured.text);
     if tokens.len() < 2 {
@@ -66,18 +64,21 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         true => Streams::ONE,
         false => Streams::default(),
     };
-    let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
     memory::announce(
         "evaluation",
         measured.memory.total(),
         arguments.model.verbose,
     )?;
-    let (plan, characters) = (&trained.plan, measured.characters);
-    let device = &device_of(plan);
-    let evaluation = with_model!(plan, vocabulary, device, |model| {
-        let model = loaded(model, trained.parameters)?;
-        evaluate_shown(&model, &tokens, characters, streams, device)?
-    });
+    let (model, device) = (trained.model()?, &device_of(&trained.plan));
+    let bar = ProgressBar::new(tokens.len() as u64);
+    let watch = &mut |read, _| {
+        bar.set_position(read as u64);
+        // There is nothing to save: a signal ends the program.
+        ControlFlow::Continue(())
+    };
+    let evaluation = evaluate(&model, &tokens, measured.characters, streams, device, watch);
+    bar.finish_and_clear();
+    let evaluation = evaluation?.context("nobody stops it")?;
     if arguments.json {
         let mut line = serde_json::to_value(evaluation)?;
         line["checkpoint"] = trained.path.display().to_string().into();
@@ -166,23 +167,4 @@ impl Measured {
             text: format!("{}{what}", path.display()),
         })
     }
-}
-
-/// Evaluates with a progress bar on a terminal.
-fn evaluate_shown<M: LanguageModel>(
-    model: &M,
-    tokens: &Tokens,
-    characters: usize,
-    streams: Streams,
-    device: &Device,
-) -> anyhow::Result<Evaluation> {
-    let bar = ProgressBar::new(tokens.len() as u64);
-    let watch = &mut |read, _| {
-        bar.set_position(read as u64);
-        // There is nothing to save: a signal ends the program.
-        ControlFlow::Continue(())
-    };
-    let evaluation = evaluate(model, tokens, characters, streams, device, watch);
-    bar.finish_and_clear();
-    evaluation?.context("nobody stops it")
 }

@@ -6,17 +6,19 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use burn::module::Module;
 use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use shears_data::Tokenizer;
 use shears_generate::{GenerateError, Generator, Limits, Sampler, SamplingSettings, generate_text};
-use shears_model::LanguageModel;
+use shears_model::{AnyModel, LanguageModel};
+use shears_train::Trainer;
 
 use crate::commands::ModelArguments;
 use crate::exit::Misuse;
 use crate::input;
 use crate::memory;
-use crate::model::{device_of, loaded, of_generation, with_model};
+use crate::model::{device_of, of_generation};
 use crate::output::visible;
 
 /// Generate text with a trained model
@@ -98,24 +100,49 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     };
     settings.validate()?;
     let prompt = prompt(arguments)?;
-    let trained = arguments.model.open()?;
-    let vocabulary = trained.plan.vocabulary_of(&trained.tokenizer);
-    let prompt_tokens = trained.tokenizer.encode(&prompt)?;
-    let mut memory = of_generation(&trained.plan, vocabulary, prompt_tokens.len());
+    let mut trained = arguments.model.open()?;
+    let tokens = trained.tokenizer.encode(&prompt)?;
+    let mut memory = of_generation(&trained.plan, trained.vocabulary(), tokens.len());
     memory.text = trained.tokenizer.memory();
     memory::announce("generation", memory.total(), arguments.model.verbose)?;
-    let work = Generate {
-        prompt_tokens,
-        arguments,
-        settings,
-        prompt,
-        tokenizer: &trained.tokenizer,
-        end: trained.plan.end_token,
-    };
-    let (plan, device) = (&trained.plan, &device_of(&trained.plan));
-    with_model!(plan, vocabulary, device, |model| {
-        work.write(loaded(model, trained.parameters)?, device)?;
-    });
+    let (model, device) = (trained.model()?.for_generation(), device_of(&trained.plan));
+    let tokenizer = &trained.tokenizer;
+    let start = start_token(tokenizer);
+    let mut out = Output(std::io::stdout().lock());
+    for sample in 0..arguments.num_samples {
+        let seed = arguments.seed.wrapping_add(sample);
+        let limits = Limits {
+            tokens: arguments.tokens,
+            stop: arguments.stop.clone(),
+            end: trained.plan.end_token,
+        };
+        let sampler = Sampler::new(settings.clone(), seed)?;
+        let generator = Generator::new(&model, &device);
+        // A trailing space of the prompt may not be a token; the decoder then prints it again.
+        let mut is_doubled = prompt.ends_with(' ') && !tokenizer.decode(&tokens).ends_with(' ');
+        let mut single = |piece: String| match std::mem::take(&mut is_doubled) {
+            true => piece.strip_prefix(' ').unwrap_or(&piece).to_string(),
+            false => piece,
+        };
+        let stream = generate_text(generator, sampler, tokenizer, &tokens, start, limits)?;
+        if arguments.json {
+            let pieces = stream.map(|piece| piece.map(&mut single));
+            let text: Result<String, GenerateError> = pieces.collect();
+            let line = serde_json::json!({ "prompt": prompt, "text": text?, "seed": seed });
+            out.write(&format!("{line}\n"))?;
+            continue;
+        }
+        if sample > 0 {
+            out.write("\n---\n")?;
+        }
+        out.write(&prompt)?;
+        for piece in stream {
+            out.write(&single(piece?))?;
+        }
+        if std::io::stdout().is_terminal() || sample + 1 < arguments.num_samples {
+            out.write("\n")?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -142,67 +169,6 @@ fn prompt(arguments: &GenerateArguments) -> Result<String, Misuse> {
     }
 }
 
-struct Generate<'a> {
-    arguments: &'a GenerateArguments,
-    settings: SamplingSettings,
-    prompt: String,
-    prompt_tokens: Vec<u32>,
-    tokenizer: &'a Tokenizer,
-    /// The token that ends a text.
-    end: Option<u32>,
-}
-
-impl Generate<'_> {
-    fn write<M: LanguageModel>(self, model: M, device: &Device) -> anyhow::Result<()> {
-        let Generate {
-            arguments,
-            settings,
-            prompt,
-            prompt_tokens: tokens,
-            tokenizer,
-            end,
-        } = self;
-        let model = model.for_generation();
-        let start = start_token(tokenizer);
-        let mut out = Output(std::io::stdout().lock());
-        for sample in 0..arguments.num_samples {
-            let seed = arguments.seed.wrapping_add(sample);
-            let limits = Limits {
-                tokens: arguments.tokens,
-                stop: arguments.stop.clone(),
-                end,
-            };
-            let sampler = Sampler::new(settings.clone(), seed)?;
-            let generator = Generator::new(&model, device);
-            // A trailing space of the prompt may not be a token; the decoder then prints it again.
-            let mut is_doubled = prompt.ends_with(' ') && !tokenizer.decode(&tokens).ends_with(' ');
-            let mut single = |piece: String| match std::mem::take(&mut is_doubled) {
-                true => piece.strip_prefix(' ').unwrap_or(&piece).to_string(),
-                false => piece,
-            };
-            let stream = generate_text(generator, sampler, tokenizer, &tokens, start, limits)?;
-            if arguments.json {
-                let pieces = stream.map(|piece| piece.map(&mut single));
-                let text: Result<String, GenerateError> = pieces.collect();
-                let line = serde_json::json!({ "prompt": prompt, "text": text?, "seed": seed });
-                out.write(&format!("{line}\n"))?;
-                continue;
-            }
-            if sample > 0 {
-                out.write("\n---\n")?;
-            }
-            out.write(&prompt)?;
-            for piece in stream {
-                out.write(&single(piece?))?;
-            }
-            if std::io::stdout().is_terminal() || sample + 1 < arguments.num_samples {
-                out.write("\n")?;
-            }
-        }
-        Ok(())
-    }
-}
-
 /// Standard output, flushed after each piece.
 struct Output(StdoutLock<'static>);
 
@@ -220,6 +186,18 @@ fn start_token(tokenizer: &Tokenizer) -> u32 {
     newline
         .and_then(|tokens| tokens.last().copied())
         .unwrap_or(0)
+}
+
+/// The sample at the end of a run.
+pub(crate) fn write_last_sample(
+    trainer: &Trainer<AnyModel>,
+    tokenizer: &Tokenizer,
+    device: &Device,
+    stop: &AtomicBool,
+) -> anyhow::Result<String> {
+    let (model, end) = (trainer.model().valid(), trainer.plan().end_token);
+    let plain = device.clone().without_autodiff();
+    write_sample(&model, tokenizer, end, &plain, 300, stop)
 }
 
 /// A short sample during a run and at its end: temperature 0.8, seed 1. The token `end` ends it.

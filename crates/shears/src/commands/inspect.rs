@@ -136,7 +136,7 @@ impl Inspected {
         say!("{}\n", report::plan_lines(plan));
         if let Some(header) = &self.columns.header {
             let symbols = self.tokenizer.vocab_size();
-            say!("{}", report::parameter_table(&header.parameters, symbols));
+            say!("{}", report::parameter_table(header, symbols));
         }
         if let Some(missing) = without_header(&self.columns, "table of parameters") {
             say!("{missing}");

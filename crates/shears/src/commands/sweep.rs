@@ -7,25 +7,23 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
-use burn::tensor::Device;
 use clap::{Args, ValueHint};
 use indicatif::ProgressBar;
-use shears_model::LanguageModel;
 use shears_parallel::agree;
 use shears_run::{EndReason, Glance, LOG, StepEvent};
-use shears_train::{ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting, Trainer};
+use shears_train::{ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting};
 
 use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
 use crate::exit::{INTERRUPTED, misuse};
 use crate::loading;
 use crate::memory;
-use crate::model::{device_of, with_model};
+use crate::model::{device_of, model_of};
+use crate::new_file;
 use crate::output::{complain, one_line, say, wrapped};
 use crate::report;
 use crate::run_log;
 use crate::settings::{Given, Scope, Settings, checked};
-use crate::training::{batches_and_memory, newest_checkpoint, train_to_end};
+use crate::training::{batches_and_memory, name_of, train_alone};
 use crate::watch::{bar_of, stop_when_asked};
 use crate::world::World;
 use grid::{Cell, Grid};
@@ -113,7 +111,7 @@ impl Prepared {
         let mut given = Given::read(arguments.settings.0.clone(), arguments.config.as_deref())?;
         given.restrict("sweep", is_used)?;
         let mut grid = Grid::new(arguments, &given)?;
-        comparison::check_folder(&arguments.out, &[grid::MARK, grid::OLD_MARK])?;
+        new_file::check_folder(&arguments.out, &[grid::MARK, grid::OLD_MARK])?;
         let threads = super::set_threads(world.threads(arguments.threads))?;
         let first = &grid.cells[0].plan;
         if first.reads_standard_input() && !world.is_alone() {
@@ -123,11 +121,9 @@ impl Prepared {
         grid.identify(&corpora);
         // Policies, rates and seeds change nothing about memory.
         let first = &grid.cells[0].plan;
-        let vocabulary = corpora.tokenizer.vocab_size();
         let device = &device_of(first).autodiff();
-        let memory = with_model!(first, vocabulary, device, |model| {
-            batches_and_memory(first, &model, &corpora)?.1.total()
-        });
+        let model = model_of(first, first.vocabulary_of(&corpora.tokenizer), device);
+        let memory = batches_and_memory(first, &model, &corpora)?.1.total();
         memory::refuse_too_large(memory)?;
         Ok(Prepared {
             grid,
@@ -200,29 +196,37 @@ fn train_cells(
     others: &mut Vec<&Cell>,
     shown: bool,
 ) -> anyhow::Result<bool> {
-    let corpora = &prepared.corpora;
+    let Prepared {
+        corpora, threads, ..
+    } = prepared;
     let mut watch = GridWatch::new(own.iter().map(|cell| cell.plan.steps).sum(), shown)?;
     for &cell in own {
         watch.bar.set_message(name_of(&cell.folder));
-        if let Some((how, loss)) = ended(cell)? {
-            watch.bar.inc(cell.plan.steps);
-            watch.last_loss = loss;
-            watch.note(cell, how);
-            continue;
-        }
-        let before = watch.bar.position();
-        let (vocabulary, device) = (
-            corpora.tokenizer.vocab_size(),
-            &device_of(&cell.plan).autodiff(),
-        );
-        let how = with_model!(&cell.plan, vocabulary, device, |model| {
-            train_cell(cell, prepared, &mut watch, model, device)?
-        });
+        watch.last_loss = None;
+        let how = match ended(cell)? {
+            Some((how, loss)) => {
+                watch.last_loss = loss;
+                how
+            }
+            None => {
+                let open = || match cell.exists() {
+                    true => RunFolder::open(&cell.folder),
+                    false => RunFolder::create(
+                        &cell.folder,
+                        &cell.plan,
+                        &corpora.tokenizer,
+                        corpora.standard_input.as_deref(),
+                    ),
+                };
+                train_alone(&cell.plan, corpora, *threads, open, &mut watch)?.how
+            }
+        };
         if how == EndReason::Stopped {
             watch.bar.finish_and_clear();
             return Ok(true);
         }
-        watch.bar.set_position(before + cell.plan.steps);
+        watch.ended += cell.plan.steps;
+        watch.bar.set_position(watch.ended);
         watch.note(cell, how);
         if shown {
             tell_ended(others, |line| watch.bar.suspend(|| say!("{line}")));
@@ -264,43 +268,11 @@ fn end_of(cell: &Cell) -> Option<(EndReason, Option<f64>)> {
     is_over.then_some((how, glance.val_loss))
 }
 
-/// Trains one run from its newest checkpoint, or its start, to its end.
-fn train_cell<M: LanguageModel>(
-    cell: &Cell,
-    prepared: &Prepared,
-    watch: &mut GridWatch,
-    model: M,
-    device: &Device,
-) -> anyhow::Result<EndReason> {
-    let corpora = &prepared.corpora;
-    // A run that cannot start leaves no folder.
-    let (batches, _) = batches_and_memory(&cell.plan, &model, corpora)?;
-    let folder = match cell.exists() {
-        true => RunFolder::open(&cell.folder)?,
-        false => RunFolder::create(
-            &cell.folder,
-            &cell.plan,
-            &corpora.tokenizer,
-            corpora.standard_input.as_deref(),
-        )?,
-    };
-    let mut trainer = Trainer::new(cell.plan.clone(), model, batches, prepared.threads, device);
-    if let Some((_, checkpoint)) = newest_checkpoint(&folder, &cell.plan)? {
-        trainer = trainer.restore(checkpoint)?;
-        watch.bar.inc(trainer.progress().step);
-    }
-    let end = train_to_end(&mut trainer, &folder, corpora, device, watch);
-    end.with_context(|| name_of(&cell.folder))
-}
-
-fn name_of(folder: &Path) -> String {
-    let name = folder.file_name().unwrap_or_default();
-    one_line(&name.to_string_lossy())
-}
-
 /// One progress bar for all runs.
 struct GridWatch {
     bar: ProgressBar,
+    /// The steps of the runs that have ended.
+    ended: u64,
     stop: Arc<AtomicBool>,
     last_loss: Option<f64>,
     shown: bool,
@@ -313,6 +285,7 @@ impl GridWatch {
         let style = "{bar:24.cyan/dim} {percent} %  {msg}  {eta} left";
         Ok(GridWatch {
             bar: bar_of(steps, style, shown),
+            ended: 0,
             stop,
             last_loss: None,
             shown,
@@ -320,8 +293,8 @@ impl GridWatch {
     }
 
     /// Prints that a run has ended.
-    fn note(&mut self, cell: &Cell, how: EndReason) {
-        let line = line_of(cell, how, self.last_loss.take());
+    fn note(&self, cell: &Cell, how: EndReason) {
+        let line = line_of(cell, how, self.last_loss);
         if self.shown {
             self.bar.suspend(|| say!("{line}"));
         }
@@ -342,8 +315,8 @@ fn line_of(cell: &Cell, how: EndReason, loss: Option<f64>) -> String {
 }
 
 impl Observer for GridWatch {
-    fn step(&mut self, _event: &StepEvent) {
-        self.bar.inc(1);
+    fn step(&mut self, event: &StepEvent) {
+        self.bar.set_position(self.ended + event.step);
     }
 
     fn evaluation(&mut self, _step: u64, evaluation: &Evaluation) {

@@ -10,18 +10,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use burn::tensor::Device;
-use shears_model::{LanguageModel, Precision, parameters};
-use shears_run::{Event, RanksEvent};
+use shears_model::{AnyModel, Precision, parameters};
+use shears_run::Event;
 use shears_train::{
-    Briefing, Checkpoint, Corpora, End, MemoryEstimate, Plan, RunFolder, TrainError, Trainer,
-    header, train,
+    Briefing, Checkpoint, Corpora, End, Plan, RunFolder, TrainError, Trainer, header, train,
 };
 
-use crate::commands::generate::write_sample;
+use crate::commands::generate::write_last_sample;
 use crate::exit::INTERRUPTED;
 use crate::loading;
 use crate::memory;
-use crate::model::{device_of, refuse_edited, with_model};
+use crate::model::{device_of, model_of, refuse_edited};
 use crate::output::{say, wrapped};
 use crate::report;
 use crate::screen::{Screen, Setup};
@@ -30,9 +29,9 @@ use crate::tensorboard::TensorBoard;
 use crate::training::{batches_and_memory, new_folder, newest_checkpoint};
 use crate::watch::{Show, Watch};
 use crate::world::World;
+use arguments::Outside;
 pub(crate) use arguments::TrainArguments;
 use asked::Asked;
-use ending::Ending;
 
 pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
     let world = World::find()?;
@@ -47,30 +46,39 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
         outside,
         resume,
         show,
-    } = asked;
+    } = &asked;
     // Set before the text is read, because training a tokenizer is parallel as well.
     let threads = super::set_threads(world.threads(outside.threads))?;
     // The first of several processes reads everything, and sends it to the others.
-    let own = world.on_first_rank(|| match &resume {
-        Some(Some(folder)) => go_on(&given, folder, show),
-        Some(None) => go_on(&given, &super::newest_run()?, show),
-        None => start(&given, outside.out.clone(), show),
+    let own = world.on_first_rank(|| match resume {
+        Some(Some(folder)) => go_on(given, folder, *show),
+        Some(None) => go_on(given, &super::newest_run()?, *show),
+        None => start(given, outside.out.clone(), *show),
     });
-    let job = shared(world, own)?;
-    let vocabulary = job.plan.vocabulary_of(&job.corpora.tokenizer);
-    let plan = job.plan.clone();
-    let device = &device_of(&plan).autodiff();
-    let training = Training {
-        world,
-        job,
-        show,
-        threads,
-        verbose: outside.verbose && world.is_first(),
-        tensorboard: outside.tensorboard && world.is_first(),
-        tui: outside.tui,
-    };
-    with_model!(plan, vocabulary, device, |model| training
-        .run(model, device))
+    let mut job = shared(world, own)?;
+    let device = &device_of(&job.plan).autodiff();
+    let prepared = prepare(world, &asked, &mut job, threads, device);
+    let (folder, mut trainer) = world.settle(prepared)?;
+    let (plain, corpora) = (device.clone().without_autodiff(), &job.corpora);
+    let done = trainer.progress().step;
+    let shown = if outside.tui { Show::Screen } else { *show };
+    let mut watch = Watch::new(shown, trainer.plan(), done, corpora, plain)?;
+    if let Some(folder) = &folder {
+        add_listeners(&mut watch, folder, &trainer, outside)?;
+    }
+    let end = train(&mut trainer, folder.as_ref(), corpora, device, &mut watch);
+    watch.finish(end.as_ref().ok().copied());
+    let told = folder.as_ref().map_or(Ok(()), |folder| {
+        let sample = || write_last_sample(&trainer, &corpora.tokenizer, device, &watch.stop());
+        let is_altered = corpora.altered.is_some();
+        ending::tell(&end, folder, &asked, trainer.plan(), is_altered, sample)
+    });
+    let end = end?;
+    told?;
+    Ok(match end {
+        End::Stopped => ExitCode::from(INTERRUPTED),
+        End::Finished | End::OutOfPatience => ExitCode::SUCCESS,
+    })
 }
 
 /// Shares what the first process has read with all others.
@@ -187,121 +195,64 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     })
 }
 
-struct Training<'a> {
-    world: &'a World,
-    job: Job,
-    show: Show,
+/// The trainer, and the folder if this process writes it.
+fn prepare(
+    world: &World,
+    asked: &Asked,
+    job: &mut Job,
     threads: usize,
-    verbose: bool,
-    tensorboard: bool,
-    tui: bool,
-}
-
-impl Training<'_> {
-    fn run<M: LanguageModel>(mut self, model: M, device: &Device) -> anyhow::Result<ExitCode> {
-        let team = self.world.team(self.job.plan.shards, self.threads);
-        let prepared = self.prepare(model, device, team);
-        let (folder, mut trainer) = self.world.settle(prepared)?;
-        let Training {
-            job: Job { corpora, .. },
-            show,
-            verbose,
-            tensorboard,
-            tui,
-            ..
-        } = self;
-        let plain = device.clone().without_autodiff();
-        let done = trainer.progress().step;
-        let shown = if tui { Show::Screen } else { show };
-        let mut watch = Watch::new(shown, trainer.plan(), done, &corpora, plain.clone())?;
-        if let Some(folder) = &folder {
-            add_listeners(&mut watch, folder, &trainer, tui, tensorboard)?;
+    device: &Device,
+) -> anyhow::Result<(Option<RunFolder>, Trainer<AnyModel>)> {
+    // All ranks must come here.
+    let team = world.team(job.plan.shards, threads);
+    let (plan, corpora) = (job.plan.clone(), &mut job.corpora);
+    let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
+    let model = model_of(&plan, vocabulary, device);
+    let (batches, memory) = batches_and_memory(&plan, &model, corpora)?;
+    if asked.show == Show::Text {
+        introduce(&plan, corpora);
+        let described = team
+            .as_ref()
+            .map(|team| world.describe(team, plan.batch, plan.shards));
+        for line in described.into_iter().chain(world.binding()) {
+            say!("{}\n", wrapped(&line, 0));
         }
-        let end = train(&mut trainer, folder.as_ref(), &corpora, device, &mut watch);
-        watch.finish(end.as_ref().ok().copied());
-        let told = folder.as_ref().map_or(Ok(()), |folder| {
-            let ending = Ending {
-                folder,
-                plan: trainer.plan(),
-                show,
-                verbose,
-                is_altered: corpora.altered.is_some(),
-            };
-            let write = || {
-                let (model, end) = (trainer.model().valid(), trainer.plan().end_token);
-                let stop = watch.stop();
-                write_sample(&model, &corpora.tokenizer, end, &plain, 300, &stop)
-            };
-            ending.of(&end, write)
-        });
-        let end = end?;
-        told?;
-        Ok(match end {
-            End::Stopped => ExitCode::from(INTERRUPTED),
-            End::Finished | End::OutOfPatience => ExitCode::SUCCESS,
-        })
+        let of_text = remarks::of_text(&plan, &batches, corpora);
+        for remark in job.remarks.iter().chain(&of_text) {
+            say!("{}", wrapped(&format!("note: {remark}"), 2));
+        }
     }
-
-    /// The trainer, and the folder if this process writes it.
-    fn prepare<M: LanguageModel>(
-        &mut self,
-        model: M,
-        device: &Device,
-        team: Option<RanksEvent>,
-    ) -> anyhow::Result<(Option<RunFolder>, Trainer<M>)> {
-        let (world, job) = (self.world, &mut self.job);
-        let (plan, corpora) = (job.plan.clone(), &mut job.corpora);
-        let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
-        let (batches, memory) = batches_and_memory(&plan, &model, corpora)?;
-        if self.show == Show::Text {
-            introduce(&plan, corpora);
-            let described = |team| world.describe(team, plan.batch, plan.shards);
-            for line in team
-                .as_ref()
-                .map(described)
-                .into_iter()
-                .chain(world.binding())
-            {
-                say!("{}\n", wrapped(&line, 0));
-            }
-            for remark in job
-                .remarks
-                .iter()
-                .chain(&remarks::of_text(&plan, &batches, corpora))
-            {
-                say!("{}", wrapped(&format!("note: {remark}"), 2));
-            }
-        }
-        if self.verbose {
-            describe(&plan, &model, vocabulary, &memory);
-        }
-        memory::refuse_too_large(memory.total())?;
-        let trainer = Trainer::new(plan, model, batches, self.threads, device);
-        // Refuses a batch with fewer rows than ranks, before the folder is created.
-        let mut trainer = trainer
-            .with_ranks(world.ranks())?
-            .with_heartbeat(world.heartbeat())
-            .with_team(team);
-        let folder = match job.folder.take() {
-            Some(folder) => Some(with_plan(folder, trainer.plan())?),
-            None if !world.is_first() => None,
-            None => Some(RunFolder::create(
-                &job.out
-                    .take()
-                    .map_or_else(|| new_folder(&report::short_model_name(trainer.plan())), Ok)?,
-                trainer.plan(),
-                &corpora.tokenizer,
-                corpora.standard_input.take().as_deref(),
-            )?),
-        };
-        if let Some(folder) = folder.as_ref().filter(|_| self.show == Show::Text) {
-            say!("run folder {}\n", folder.path().display());
-        }
-        if let Some(checkpoint) = job.checkpoint.take() {
-            trainer = trainer.restore(checkpoint)?;
-        }
-        Ok((folder, trainer))
+    if asked.outside.verbose {
+        let header = header(&plan, &parameters(&model));
+        let table = report::parameter_table(&header, vocabulary);
+        say!("{table}\n{}", report::memory_line(&memory));
     }
+    memory::refuse_too_large(memory.total())?;
+    let trainer = Trainer::new(plan, model, batches, threads, device);
+    // Refuses a batch with fewer rows than ranks, before the folder is created.
+    let mut trainer = trainer
+        .with_ranks(world.ranks())?
+        .with_heartbeat(world.heartbeat())
+        .with_team(team);
+    let folder = match job.folder.take() {
+        Some(folder) => Some(with_plan(folder, trainer.plan())?),
+        None if !world.is_first() => None,
+        None => Some(RunFolder::create(
+            &job.out
+                .take()
+                .map_or_else(|| new_folder(&report::short_model_name(trainer.plan())), Ok)?,
+            trainer.plan(),
+            &corpora.tokenizer,
+            corpora.standard_input.take().as_deref(),
+        )?),
+    };
+    if let Some(folder) = folder.as_ref().filter(|_| asked.show == Show::Text) {
+        say!("run folder {}\n", folder.path().display());
+    }
+    if let Some(checkpoint) = job.checkpoint.take() {
+        trainer = trainer.restore(checkpoint)?;
+    }
+    Ok((folder, trainer))
 }
 
 /// Writes changed settings to the folder of the run.
@@ -314,14 +265,13 @@ fn with_plan(folder: RunFolder, plan: &Plan) -> Result<RunFolder, TrainError> {
 
 /// Adds a screen and event files for TensorBoard, if asked for. Both begin with the history of the
 /// run.
-fn add_listeners<M: LanguageModel>(
+fn add_listeners(
     watch: &mut Watch,
     folder: &RunFolder,
-    trainer: &Trainer<M>,
-    tui: bool,
-    tensorboard: bool,
+    trainer: &Trainer<AnyModel>,
+    outside: &Outside,
 ) -> anyhow::Result<()> {
-    if !tui && !tensorboard {
+    if !outside.tui && !outside.tensorboard {
         return Ok(());
     }
     let plan = trainer.plan();
@@ -333,12 +283,12 @@ fn add_listeners<M: LanguageModel>(
         let events = log.events()?;
         Ok(events.filter(move |event| event.as_ref().map_or(true, is_past)))
     };
-    let board = match tensorboard {
+    let board = match outside.tensorboard {
         true => Some(TensorBoard::create(folder, plan, done, history()?)?),
         false => None,
     };
     // The screen must end before the others, which may print something at the end.
-    if tui {
+    if outside.tui {
         let header = header(plan, &parameters(trainer.model()));
         let setup = Setup::new(plan, folder.path());
         watch.add(Screen::open(setup, header, history()?, watch.stop())?);
@@ -363,11 +313,4 @@ fn introduce(plan: &Plan, corpora: &Corpora) {
     if plan.precision == Precision::Bf16 {
         say!("{}\n", wrapped(&report::bf16_line(), 2));
     }
-}
-
-/// Prints the shapes of the model and the memory of training.
-fn describe<M: LanguageModel>(plan: &Plan, model: &M, vocabulary: usize, memory: &MemoryEstimate) {
-    let header = header(plan, &parameters(model));
-    let table = report::parameter_table(&header.parameters, vocabulary);
-    say!("{table}\n{}", report::memory_line(memory));
 }

@@ -134,9 +134,9 @@ fn loss_panel(comparison: &Comparison, shown: &[Shown<'_>]) -> Panel {
         let all = curves.iter().map(Vec::len).min().unwrap_or(0);
         let at = |step: usize| curves.iter().map(move |loss| loss[step]);
         let means = (0..all).map(|step| at(step).sum::<f64>() / curves.len() as f64);
-        let band = (0..all).map(|step| {
-            let (low, high) = extent(at(step));
-            ((step + 1) as f64, low, high)
+        let band = (0..all).filter_map(|step| {
+            let (low, high) = extent(at(step))?;
+            Some(((step + 1) as f64, low, high))
         });
         let several = curves.len() > 1;
         let evaluations = runs.iter().flat_map(|run| &run.outcome.columns.evaluations);
@@ -174,9 +174,9 @@ fn rates(comparison: &Comparison, findings: &Findings) -> anyhow::Result<Picture
         let (converged, diverged): (Vec<&Group>, Vec<&Group>) =
             groups.iter().partition(|group| group.val_loss.is_some());
         let loss = |group: &&Group| (group.lr, group.val_loss.unwrap_or(f64::NAN));
-        let band = converged.iter().map(|group| {
-            let (low, high) = extent(group.val_losses.iter().copied());
-            (group.lr, low, high)
+        let band = converged.iter().filter_map(|group| {
+            let (low, high) = extent(group.val_losses.iter().copied())?;
+            Some((group.lr, low, high))
         });
         series.push(Series {
             line: groups.iter().map(loss).collect(),
@@ -293,7 +293,8 @@ fn norm_axis(shown: &[Shown<'_>]) -> Axis {
     };
     let near = low / 10.0..=high * 10.0;
     let thresholds = logs().flat_map(|log| log.threshold.iter().copied());
-    let (least, most) = extent(thresholds.filter(|threshold| near.contains(threshold)));
+    let near = extent(thresholds.filter(|threshold| near.contains(threshold)));
+    let (least, most) = near.unwrap_or((low, high));
     axis.within(low.min(least) / 1.2, high.max(most) * 1.2)
 }
 

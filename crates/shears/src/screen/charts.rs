@@ -7,7 +7,7 @@ use ratatui::symbols::Marker;
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
 
-use shears_figure::usual_range;
+use shears_figure::{extent, usual_range};
 
 use super::panel::{loss as words_of_loss, panel, short};
 use super::state::State;
@@ -204,15 +204,6 @@ fn words_of_marks(marks: &[(f64, f64)]) -> String {
         (Some(largest), false) => format!(" • above, up to {} ", short(largest)),
         (Some(largest), true) => format!(" • above, up to {}, or not finite ", short(largest)),
     }
-}
-
-/// The smallest and the largest finite value.
-fn extent(values: impl Iterator<Item = f64>) -> Option<(f64, f64)> {
-    let finite = values.filter(|value| value.is_finite());
-    finite.fold(None, |extremes: Option<(f64, f64)>, value| {
-        let (low, high) = extremes.unwrap_or((value, value));
-        Some((low.min(value), high.max(value)))
-    })
 }
 
 /// The range with a margin of a twentieth at each end; a level curve gets a margin, too. No loss or

@@ -57,39 +57,31 @@ pub(super) fn text(tag: &str, text: &str) -> Message {
 
 /// Bytes for a plugin.
 pub(super) fn string(tag: &str, plugin: &str, value: &[u8]) -> Message {
-    // TensorProto: dtype, tensor_shape, string_val
-    let tensor = Message::new()
-        .integer(1, STRING)
-        .message(2, one_dimension(1))
-        .bytes(8, value);
-    Message::new()
-        .bytes(1, tag)
-        .message(8, tensor)
-        .message(9, metadata(plugin, Message::new()))
+    // TensorProto: string_val
+    let tensor = single(STRING).bytes(8, value);
+    for_plugin(tag, plugin, tensor, Message::new())
 }
 
 /// Metadata of a plugin, on a value of zero.
 pub(super) fn of_plugin(tag: &str, plugin: &str, content: Message) -> Message {
-    // TensorProto: dtype, tensor_shape, tensor_content
-    let tensor = Message::new()
-        .integer(1, FLOAT)
-        .message(2, one_dimension(1))
-        .bytes(4, 0_f32.to_le_bytes());
+    // TensorProto: tensor_content
+    let tensor = single(FLOAT).bytes(4, 0_f32.to_le_bytes());
+    for_plugin(tag, plugin, tensor, content)
+}
+
+/// `TensorProto` with dtype and tensor_shape: one `Dim` of size 1.
+fn single(kind: u64) -> Message {
+    let shape = Message::new().message(2, Message::new().integer(1, 1));
+    Message::new().integer(1, kind).message(2, shape)
+}
+
+/// `Summary.Value` with tag, tensor and metadata (`SummaryMetadata`: plugin_data with plugin_name
+/// and content, data_class).
+fn for_plugin(tag: &str, plugin: &str, tensor: Message, content: Message) -> Message {
+    let data = Message::new().bytes(1, plugin).message(2, content);
+    let metadata = Message::new().message(1, data);
     Message::new()
         .bytes(1, tag)
         .message(8, tensor)
-        .message(9, metadata(plugin, content))
-}
-
-/// `TensorShapeProto` with one `Dim` of this size.
-fn one_dimension(size: u64) -> Message {
-    Message::new().message(2, Message::new().integer(1, size))
-}
-
-/// `SummaryMetadata`: plugin_data with plugin_name and content, data_class.
-fn metadata(plugin: &str, content: Message) -> Message {
-    let data = Message::new().bytes(1, plugin).message(2, content);
-    Message::new()
-        .message(1, data)
-        .integer(4, DATA_CLASS_TENSOR)
+        .message(9, metadata.integer(4, DATA_CLASS_TENSOR))
 }

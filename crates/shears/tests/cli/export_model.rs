@@ -255,8 +255,8 @@ fn unsupported_features_of_a_format_are_refused_and_leave_no_files() {
     for [flags, part] in rows(
         "--format huggingface --out hf                | --format pytorch writes it
          --format huggingface                         | give one with --out DIR
-         --format huggingface --out full              | is a folder with files
-         --format huggingface --out run/plan.toml     | already exists
+         --format huggingface --out full              | contains other files
+         --format huggingface --out run/plan.toml     | is not a folder
          --format huggingface --out hf --force        | --force is for tables
          --format huggingface --out hf --checkpoint 7 | no checkpoint `7`
          --format gguf --out gguf                     | --format pytorch writes it

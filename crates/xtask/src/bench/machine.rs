@@ -129,7 +129,7 @@ fn instructions(_cpuinfo: &str) -> Vec<String> {
 }
 
 /// The first line that a command prints.
-fn first_line(command: &mut Command) -> Result<String, String> {
+pub(super) fn first_line(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let output = command
         .output()

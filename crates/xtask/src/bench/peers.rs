@@ -2,18 +2,47 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use clap::Args;
+use clap::builder::PossibleValuesParser;
 use gradclip_judge::statistics::median;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::Against;
 use super::machine::Machine;
-use super::options::Options;
 use super::programs::{Programs, Request, number};
-use super::rows::{Goal, Quantity, RUNS, Row, Run, Side, three_digits};
+use super::rows::{self, Goal, Quantity, RUNS, Row, Run, Side, three_digits};
 use super::statistics::{Spread, ratio, spread};
 
 /// Prefix of the files with measurements, one for each kind of processor.
 pub(super) const FILES: &str = "peers-";
+
+#[derive(Args, Debug)]
+pub(crate) struct Options {
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = super::at_least_one(),
+          help = super::ROUNDS)]
+    rounds: usize,
+
+    #[command(flatten)]
+    against: Against,
+
+    /// Only these rows, shown and not written
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', hide_possible_values = true,
+          value_parser = PossibleValuesParser::new(rows::names()))]
+    rows: Vec<String>,
+
+    /// Only these programs; without pytorch, shown and not written
+    #[arg(long, value_name = "NAME,...", value_delimiter = ',', value_enum,
+          default_values_t = Side::PEERS)]
+    peers: Vec<Side>,
+}
+
+impl Options {
+    /// Whether all rows are measured, and against PyTorch: only then is the file useful.
+    fn everything(&self) -> bool {
+        self.rows.is_empty() && self.peers.contains(&Side::PyTorch)
+    }
+}
 
 /// All measurements.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,12 +165,12 @@ impl Measured {
 
 /// Measures, prints each row as it comes, and writes the file if all rows were measured.
 pub(super) fn run(options: &Options) -> Result<(), String> {
-    let programs = Programs::prepare(options.python.as_deref(), &options.peers)?;
+    let programs = Programs::prepare(options.against.python.as_deref(), &options.peers)?;
     let machine = Machine::this(&programs.python)?;
     println!("{}", machine.describe());
     println!(
         "threads: {}, rounds: {}; medians, and the median of the ratios (smallest to largest)",
-        options.threads, options.rounds
+        options.against.threads, options.rounds
     );
     let mut rows = Vec::new();
     for run in RUNS {
@@ -163,20 +192,17 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
     }
     let comparison = Comparison {
         machine,
-        threads: options.threads,
+        threads: options.against.threads,
         rounds: options.rounds,
         rows,
     };
-    let text = serde_json::to_string_pretty(&comparison).map_err(|error| error.to_string())?;
     let file = format!("{FILES}{}.json", comparison.machine.slug());
-    super::write(&super::baseline(&file), &(text + "\n"))?;
-    println!("`cargo xtask bench report` shows it in the documentation");
-    Ok(())
+    super::save(&file, &comparison)
 }
 
 /// Runs every program in turn, round by round.
 fn measure(programs: &Programs, options: &Options, run: &Run, rows: &[&Row]) -> Vec<Measured> {
-    let request = Request::of(run, options.threads);
+    let request = Request::of(run, options.against.threads);
     let mut measured: Vec<Measured> = rows.iter().map(|row| Measured::new(row)).collect();
     let mut sides = vec![Side::Shears];
     sides.extend(options.peers.iter().filter(|peer| request.concerns(**peer)));
@@ -241,6 +267,7 @@ fn line(row: &Measured) -> String {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use clap::FromArgMatches;
     use serde_json::json;
 
     use super::*;
@@ -308,6 +335,20 @@ pub(super) mod tests {
         let theirs = json!({"peak_rss_bytes": 981e6, "rss_before_model_bytes": 310e6});
         row.take(Side::PyTorch, &theirs).unwrap();
         row
+    }
+
+    #[test]
+    fn only_all_rows_against_pytorch_are_everything() {
+        let everything = |arguments: &str| {
+            let command = Options::augment_args(clap::Command::new("peers").no_binary_name(true));
+            let matches = command.try_get_matches_from(arguments.split_whitespace());
+            Options::from_arg_matches(&matches.unwrap())
+                .unwrap()
+                .everything()
+        };
+        assert!(everything("") && everything("--peers candle,pytorch --rounds 1"));
+        assert!(!everything("--rows train-lstm-128,norm-163M"));
+        assert!(!everything("--peers pytorch-compile,candle"));
     }
 
     #[test]

@@ -24,10 +24,8 @@ pub(super) fn scaling(scaling: &Scaling, preset: &str, title: &str) -> Result<St
     let medians = points
         .iter()
         .flat_map(|point| SIDES.map(|side| point.median(side)));
-    let (low, high) = extent(medians.flatten());
-    if low > high {
-        return Err(format!("benches/baselines has no points of {preset}"));
-    }
+    let range = extent(medians.flatten());
+    let (low, high) = range.ok_or(format!("benches/baselines has no points of {preset}"))?;
     // All panels have the same height of a millisecond, and room for the ratios.
     let milliseconds = Axis::log("ms a step").within(low / 1.3, high * 1.8);
     let panels = scaling::Axis::ALL.into_iter().map(|axis| {

@@ -79,16 +79,7 @@ impl Programs {
     /// The line of JSON that a program answers with.
     pub(super) fn ask(&self, side: Side, request: &Request) -> Result<Value, String> {
         let mut command = self.command(side, request);
-        let output = command
-            .env("RAYON_NUM_THREADS", request.threads.to_string())
-            .env("RUST_BACKTRACE", "0")
-            .output()
-            .map_err(|error| format!("cannot start {}: {error}", side.name()))?;
-        if output.status.success() {
-            answer(&String::from_utf8_lossy(&output.stdout))
-        } else {
-            Err(complaint(&String::from_utf8_lossy(&output.stderr)))
-        }
+        answer_of(command.env("RAYON_NUM_THREADS", request.threads.to_string()))
     }
 
     fn command(&self, side: Side, request: &Request) -> Command {
@@ -191,12 +182,7 @@ fn build(peers: &[Side]) -> Result<(), String> {
 
 fn cargo(arguments: &[&str]) -> Result<(), String> {
     let mut cargo = Command::new("cargo");
-    let status = cargo.args(arguments).current_dir(super::root()).status();
-    match status {
-        Ok(status) if status.success() => Ok(()),
-        Ok(_) => Err("cargo build failed".to_string()),
-        Err(error) => Err(format!("cannot start cargo: {error}")),
-    }
+    crate::execute(cargo.args(arguments).current_dir(super::root()))
 }
 
 /// A Python environment with PyTorch in the given folder, made if it is not there.
@@ -211,11 +197,9 @@ fn install_pytorch(folder: &Path) -> Result<PathBuf, String> {
         return Ok(python);
     }
     println!("installing PyTorch in {}", folder.display());
-    let run = |command: &mut Command| match command.status() {
-        Ok(status) if status.success() => Ok(()),
-        _ => Err(format!(
-            "`{command:?}` failed; `--python PATH` takes any Python that has PyTorch"
-        )),
+    let run = |command: &mut Command| {
+        let remedy = "`--python PATH` takes any Python that has PyTorch";
+        crate::execute(command).map_err(|problem| format!("{problem}; {remedy}"))
     };
     // An interrupted installation leaves a folder that is not an environment.
     if folder.exists() {
@@ -226,8 +210,19 @@ fn install_pytorch(folder: &Path) -> Result<PathBuf, String> {
     Ok(python)
 }
 
+/// Runs a program, and returns the JSON that it answers with.
+pub(super) fn answer_of(command: &mut Command) -> Result<Value, String> {
+    let output = command.env("RUST_BACKTRACE", "0").output();
+    let program = command.get_program().display();
+    let output = output.map_err(|error| format!("cannot start {program}: {error}"))?;
+    match output.status.success() {
+        true => answer(&String::from_utf8_lossy(&output.stdout)),
+        false => Err(complaint(&String::from_utf8_lossy(&output.stderr))),
+    }
+}
+
 /// The last line that a program printed, as JSON.
-pub(super) fn answer(stdout: &str) -> Result<Value, String> {
+fn answer(stdout: &str) -> Result<Value, String> {
     let line = stdout.lines().rfind(|line| !line.trim().is_empty());
     let line = line.ok_or("the program printed nothing")?;
     serde_json::from_str(line).map_err(|error| format!("`{line}` is not JSON: {error}"))

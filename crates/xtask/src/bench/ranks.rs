@@ -1,16 +1,15 @@
 //! `cargo xtask bench ranks`: one process with two threads against two processes with one thread
 //! each, on the same batch.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use gradclip_judge::statistics::median;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::machine::Machine;
-use super::options::Options;
-use super::programs::{answer, build_shears_with_mpi, number};
+use super::machine::{Machine, first_line};
+use super::programs::{answer_of, build_shears_with_mpi, number};
 use super::statistics::ratio;
 use crate::markdown;
 
@@ -59,12 +58,12 @@ pub(super) struct Preset {
 }
 
 /// Measures all presets, in rounds that take turns.
-pub(super) fn run(options: &Options) -> Result<(), String> {
+pub(super) fn run(rounds: usize) -> Result<(), String> {
     let shears = build_shears_with_mpi()?;
     let mut measured = Ranks {
         machine: Machine::without_pytorch()?,
-        mpi: version()?,
-        rounds: options.rounds,
+        mpi: first_line(Command::new("mpirun").arg("--version"))?,
+        rounds,
         presets: PRESETS.iter().map(|(preset, _)| empty(preset)).collect(),
     };
     let two_hosts = super::root().join("tools/two_hosts.sh");
@@ -74,10 +73,10 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
     if has_hosts {
         ways.push(Way::Hosts(&two_hosts));
     }
-    for round in 1..=options.rounds {
+    for round in 1..=rounds {
         for ((preset, steps), found) in PRESETS.iter().zip(&mut measured.presets) {
             for way in &ways {
-                found.take(*way, &ask(&mut way.command(&shears, preset, *steps))?)?;
+                found.take(*way, &answer_of(&mut way.command(&shears, preset, *steps))?)?;
             }
             println!("round {round}: {}", found.last_round());
         }
@@ -88,10 +87,7 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
         preset.judge().iter().for_each(|line| println!("{line}"));
     }
     println!("{}", table(&measured));
-    let text = serde_json::to_string_pretty(&measured).map_err(|error| error.to_string())?;
-    super::write(&super::baseline(FILE), &format!("{text}\n"))?;
-    println!("`cargo xtask bench report` writes it into docs/parallel.md");
-    Ok(())
+    super::save(FILE, &measured)
 }
 
 /// How a preset is trained.
@@ -120,6 +116,8 @@ impl Way<'_> {
         };
         let words = format!("bench --json --steps {steps} --threads {threads} --preset {preset}");
         command.args(words.split(' '));
+        command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
+        command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
         command
     }
 }
@@ -190,32 +188,6 @@ fn empty(preset: &str) -> Preset {
         ranks: Vec::new(),
         exchange: Vec::new(),
         hosts: Vec::new(),
-    }
-}
-
-fn version() -> Result<String, String> {
-    let output = Command::new("mpirun").arg("--version").output();
-    let output = output.map_err(|error| format!("cannot start mpirun: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    Ok(text.lines().next().unwrap_or_default().trim().to_string())
-}
-
-/// The answer of `shears bench --json`.
-fn ask(command: &mut Command) -> Result<Value, String> {
-    command.env("OMPI_ALLOW_RUN_AS_ROOT", "1");
-    command.env("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
-    let program = PathBuf::from(command.get_program());
-    let name = || Path::new(&program).display().to_string();
-    let output = command
-        .output()
-        .map_err(|error| format!("cannot start {}: {error}", name()))?;
-    match output.status.success() {
-        true => answer(&String::from_utf8_lossy(&output.stdout)),
-        false => Err(format!(
-            "{} failed: {}",
-            name(),
-            String::from_utf8_lossy(&output.stderr).trim()
-        )),
     }
 }
 

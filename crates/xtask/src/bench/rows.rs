@@ -1,16 +1,20 @@
 //! The rows of the comparison: what is measured, the arguments of each program, and the goal.
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 /// A program that takes part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
+#[value(rename_all = "lower")]
 pub(super) enum Side {
+    #[value(skip)]
     Shears,
-    /// Eager.
+    /// Eager
     PyTorch,
-    /// The same, with the model and its loss in `torch.compile`.
+    /// With the model and its loss in `torch.compile`
     #[serde(rename = "pytorch-compile")]
+    #[value(name = "pytorch-compile")]
     PyTorchCompiled,
     Burn,
     Candle,
@@ -30,17 +34,6 @@ impl Side {
         Side::Burn,
         Side::Candle,
     ];
-
-    /// As in files and on the command line.
-    pub(super) fn key(self) -> &'static str {
-        match self {
-            Side::Shears => "shears",
-            Side::PyTorch => "pytorch",
-            Side::PyTorchCompiled => "pytorch-compile",
-            Side::Burn => "burn",
-            Side::Candle => "candle",
-        }
-    }
 
     /// As in tables and plots.
     pub(super) fn name(self) -> &'static str {
@@ -341,9 +334,9 @@ mod tests {
 
     #[test]
     fn sides_have_the_same_key_in_files_and_on_the_command_line() {
-        for side in Side::ALL {
+        for side in Side::PEERS {
             let key = serde_json::to_value(side).unwrap();
-            assert_eq!(key, side.key());
+            assert_eq!(key, side.to_possible_value().unwrap().get_name());
         }
     }
 }

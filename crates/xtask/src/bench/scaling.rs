@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use gradclip_judge::statistics::median;
 use serde::{Deserialize, Serialize};
 
+use super::Against;
 use super::machine::Machine;
-use super::options::Options;
 use super::programs::{Programs, Request, number};
 use super::rows::{Quantity, Side};
 use super::statistics::ratio;
@@ -147,29 +147,29 @@ fn threads(cores: usize) -> Vec<usize> {
 }
 
 /// Measures every point, both sides in turn, and writes the file.
-pub(super) fn run(options: &Options) -> Result<(), String> {
-    let programs = Programs::prepare(options.python.as_deref(), &[Side::PyTorch])?;
+pub(super) fn run(rounds: usize, against: &Against) -> Result<(), String> {
+    let programs = Programs::prepare(against.python.as_deref(), &[Side::PyTorch])?;
     let machine = Machine::this(&programs.python)?;
     println!("{}", machine.describe());
     let mut points = Vec::new();
     for series in &SERIES {
         for axis in Axis::ALL {
             for value in series.values(axis, machine.cores) {
-                let request = series.request(axis, value, options.threads);
-                let mut rounds: BTreeMap<Side, Vec<f64>> = BTreeMap::new();
-                for _ in 0..options.rounds {
+                let request = series.request(axis, value, against.threads);
+                let mut times: BTreeMap<Side, Vec<f64>> = BTreeMap::new();
+                for _ in 0..rounds {
                     for side in SIDES {
                         let answer = programs.ask(side, &request)?;
                         let ms = number(&answer, Quantity::Step.pointer(side))?;
-                        rounds.entry(side).or_default().push(ms);
+                        times.entry(side).or_default().push(ms);
                     }
                 }
-                let times = ratio(&rounds[&Side::PyTorch], &rounds[&Side::Shears]);
+                let quotient = ratio(&times[&Side::PyTorch], &times[&Side::Shears]);
                 let point = Point {
                     preset: series.preset.to_string(),
                     axis,
                     value,
-                    rounds,
+                    rounds: times,
                 };
                 println!(
                     "{:<9} {:<15} {value:>5}: Shears {:>9.3} ms, PyTorch {:>9.3} ms, ratio {:.2}",
@@ -177,7 +177,7 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
                     axis.title(),
                     point.median(Side::Shears).unwrap_or(f64::NAN),
                     point.median(Side::PyTorch).unwrap_or(f64::NAN),
-                    times.map_or(f64::NAN, |times| times.median),
+                    quotient.map_or(f64::NAN, |quotient| quotient.median),
                 );
                 points.push(point);
             }
@@ -185,14 +185,11 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
     }
     let scaling = Scaling {
         machine,
-        threads: options.threads,
-        rounds: options.rounds,
+        threads: against.threads,
+        rounds,
         points,
     };
-    let text = serde_json::to_string_pretty(&scaling).map_err(|error| error.to_string())?;
-    super::write(&super::baseline(FILE), &(text + "\n"))?;
-    println!("`cargo xtask bench report` shows it in the documentation");
-    Ok(())
+    super::save(FILE, &scaling)
 }
 
 #[cfg(test)]

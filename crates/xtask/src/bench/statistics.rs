@@ -13,7 +13,7 @@ pub(super) struct Spread {
 /// The spread of some numbers; none for an empty list.
 pub(super) fn spread(values: &[f64]) -> Option<Spread> {
     let median = median(values.iter().copied())?;
-    let (min, max) = shears_figure::extent(values.iter().copied());
+    let (min, max) = shears_figure::extent(values.iter().copied())?;
     Some(Spread { min, median, max })
 }
 

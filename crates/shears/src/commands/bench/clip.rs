@@ -1,20 +1,24 @@
 //! Clipping and update, compared with reading the gradients once.
 
-use burn::tensor::Device;
-use shears_model::{LanguageModel, parameters};
-use shears_train::{ClipBench, bench_clip, estimate_memory};
+use shears_model::parameters;
+use shears_train::{bench_clip, estimate_memory};
 
 use super::{Measured, STEPS, Timing};
 use crate::memory;
-use crate::model::{device_of, with_model};
+use crate::model::{device_of, model_of};
 use crate::report::count;
 
 pub(super) fn run(timing: &Timing) -> anyhow::Result<Measured> {
-    let plan = &timing.plan;
+    let (plan, vocabulary) = (&timing.plan, timing.vocabulary);
     let device = &device_of(plan).autodiff();
-    let report = with_model!(plan, timing.vocabulary, device, |model| {
-        bench(timing, model, device)?
-    });
+    let model = model_of(plan, vocabulary, device);
+    let memory = estimate_memory(plan, &parameters(&model), vocabulary);
+    // The weights have the size of their gradients.
+    let tensors = memory.gradients.saturating_mul(2);
+    let bytes = tensors.saturating_add(memory.moments);
+    memory::check("clipping", "a smaller --hidden or --layers fits", bytes)?;
+    let rounds = timing.steps.unwrap_or(STEPS);
+    let report = bench_clip(plan, model, timing.threads, device, rounds)?;
     let timed = [
         ("read", "read"),
         ("clip", "clip"),
@@ -37,19 +41,4 @@ pub(super) fn run(timing: &Timing) -> anyhow::Result<Measured> {
             "clipping takes {ratio:.2} times as long as reading"
         )],
     })
-}
-
-fn bench<M: LanguageModel>(
-    timing: &Timing,
-    model: M,
-    device: &Device,
-) -> anyhow::Result<ClipBench> {
-    let plan = &timing.plan;
-    let memory = estimate_memory(plan, &parameters(&model), timing.vocabulary);
-    // The weights have the size of their gradients.
-    let tensors = memory.gradients.saturating_mul(2);
-    let bytes = tensors.saturating_add(memory.moments);
-    memory::check("clipping", "a smaller --hidden or --layers fits", bytes)?;
-    let (threads, rounds) = (timing.threads, timing.steps.unwrap_or(STEPS));
-    Ok(bench_clip(plan, model, threads, device, rounds)?)
 }

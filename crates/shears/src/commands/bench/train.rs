@@ -1,21 +1,31 @@
 //! Full training steps.
 
-use burn::tensor::Device;
 use shears_model::{LanguageModel, parameters};
-use shears_train::{Batches, BenchReport, Trainer, bench, estimate_memory};
+use shears_train::{Batches, Trainer, bench, estimate_memory};
 
 use super::{Measured, STEPS, Timing};
 use crate::memory::refuse_too_large;
-use crate::model::{device_of, with_model};
+use crate::model::{device_of, model_of};
 use crate::report;
 use crate::world::World;
 
 pub(super) fn run(world: &World, timing: &Timing) -> anyhow::Result<Measured> {
-    let plan = &timing.plan;
+    let (plan, vocabulary) = (&timing.plan, timing.vocabulary);
     let device = &device_of(plan).autodiff();
-    let (report, estimate) = with_model!(plan, timing.vocabulary, device, |model| {
-        bench_steps(world, timing, model, device)?
-    });
+    let model = model_of(plan, vocabulary, device);
+    let mut memory = estimate_memory(plan, &parameters(&model), vocabulary);
+    // No checkpoint is saved.
+    memory.saving = 0;
+    let estimate = memory.total();
+    refuse_too_large(estimate)?;
+    let count = plan.batch * (8 * plan.window + 1) + 1;
+    let tokens = random_tokens(count, vocabulary)[..].into();
+    let batches = Batches::new(plan, model.reading(), tokens)?;
+    let trainer = Trainer::new(plan.clone(), model, batches, timing.threads, device);
+    let mut trainer = trainer
+        .with_ranks(world.ranks())?
+        .with_heartbeat(world.heartbeat());
+    let report = bench(&mut trainer, timing.steps.unwrap_or(STEPS))?;
     let ranks = world.ranks().size();
     let mut json = serde_json::to_value(&report)?;
     json["ranks"] = ranks.into();
@@ -44,30 +54,6 @@ pub(super) fn run(world: &World, timing: &Timing) -> anyhow::Result<Measured> {
             .collect(),
         remarks: [speed].into_iter().chain(memory).collect(),
     })
-}
-
-/// The measurements, and the estimated memory.
-fn bench_steps<M: LanguageModel>(
-    world: &World,
-    timing: &Timing,
-    model: M,
-    device: &Device,
-) -> anyhow::Result<(BenchReport, u64)> {
-    let (plan, vocabulary) = (&timing.plan, timing.vocabulary);
-    let mut memory = estimate_memory(plan, &parameters(&model), vocabulary);
-    // No checkpoint is saved.
-    memory.saving = 0;
-    let estimate = memory.total();
-    refuse_too_large(estimate)?;
-    let count = plan.batch * (8 * plan.window + 1) + 1;
-    let tokens = random_tokens(count, vocabulary)[..].into();
-    let batches = Batches::new(plan, model.reading(), tokens)?;
-    let trainer = Trainer::new(plan.clone(), model, batches, timing.threads, device);
-    let mut trainer = trainer
-        .with_ranks(world.ranks())?
-        .with_heartbeat(world.heartbeat());
-    let report = bench(&mut trainer, timing.steps.unwrap_or(STEPS))?;
-    Ok((report, estimate))
 }
 
 /// Tokens without any pattern, the same at each call (Marsaglia's xorshift64).

@@ -1,6 +1,5 @@
 //! The order of the files: a shell puts step10 before step2.
 
-use std::cmp::Ordering;
 use std::path::{Path, PathBuf};
 
 /// The files sorted by the numbers in their names, if they are in alphabetical order as from a
@@ -10,43 +9,26 @@ pub(super) fn by_number(steps: &[PathBuf]) -> Option<Vec<PathBuf>> {
         return None;
     }
     let mut sorted = steps.to_vec();
-    sorted.sort_by(|left, right| natural(left, right));
+    sorted.sort_by(|left, right| {
+        let by_pieces = pieces(left).cmp(&pieces(right));
+        by_pieces.then_with(|| left.cmp(right))
+    });
     (sorted != steps).then_some(sorted)
 }
 
-fn natural(left: &Path, right: &Path) -> Ordering {
-    let [left_text, right_text] = [left, right].map(|path| path.to_string_lossy().into_owned());
-    pieces(&left_text)
-        .cmp(&pieces(&right_text))
-        .then_with(|| left.cmp(right))
-}
-
-/// Splits a text into characters and numbers. Without leading zeros, numbers compare by length
-/// first.
-fn pieces(text: &str) -> Vec<(char, usize, &str)> {
-    let mut pieces = Vec::new();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let length = if digits == 0 {
-            first.len_utf8()
-        } else {
-            digits
-        };
-        let (piece, after) = rest.split_at(length);
-        rest = after;
-        match digits {
-            0 => pieces.push((first, 0, "")),
-            _ => {
-                let number = piece.trim_start_matches('0');
-                // Compared with other characters, a number sorts like the digit 0.
-                pieces.push(('0', number.len(), number));
-            }
+/// Splits a path into characters and numbers. Without leading zeros, numbers compare by length
+/// first; compared with other characters, they sort like the digit 0.
+fn pieces(path: &Path) -> Vec<(u8, usize, &[u8])> {
+    let bytes = path.as_os_str().as_encoded_bytes();
+    let in_number = |left: &u8, right: &u8| left.is_ascii_digit() && right.is_ascii_digit();
+    let pieces = bytes.chunk_by(in_number).map(|piece| {
+        let zeros = piece.iter().take_while(|byte| **byte == b'0').count();
+        match piece[0].is_ascii_digit() {
+            true => (b'0', piece.len() - zeros, &piece[zeros..]),
+            false => (piece[0], 0, &piece[1..]),
         }
-    }
-    pieces
+    });
+    pieces.collect()
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
-//! The columns of the table: their names, and where their values are in the event of a step.
+//! The rows of the table, and the names and values of its columns.
 
 use shears_run::{Evaluation, Event, Events, Log, RunError, StepEvent, action_name};
+
+use Cell::{Real, Text, Whole};
 
 /// A step, and the evaluation that followed it.
 pub(super) struct Row {
@@ -8,40 +10,67 @@ pub(super) struct Row {
     evaluation: Option<Evaluation>,
 }
 
-/// One column.
-pub(super) struct Column {
-    pub(super) name: String,
-    pub(super) read: Read,
+/// A value. `None` is a missing one; one that is not finite is NaN.
+pub(super) enum Cell<'a> {
+    Whole(u64),
+    Real(Option<f64>),
+    Text(Option<&'a str>),
 }
 
-type ReadReal = dyn Fn(&Row) -> Option<f64>;
-
-/// How to read the value of a column. `None` is a missing value; values that are not finite are
-/// NaN.
-pub(super) enum Read {
-    Whole(fn(&Row) -> u64),
-    Real(Box<ReadReal>),
-    Text(fn(&Row) -> Option<&str>),
-}
-
-fn real(read: impl Fn(&Row) -> Option<f64> + 'static) -> Read {
-    Read::Real(Box::new(read))
-}
-
-impl Column {
-    /// The value as a field of a CSV file.
-    pub(super) fn text(&self, row: &Row) -> String {
-        match &self.read {
-            Read::Whole(read) => read(row).to_string(),
-            Read::Real(read) => number(read(row)),
-            Read::Text(read) => read(row).unwrap_or_default().to_string(),
+impl Cell<'_> {
+    /// As a field of a CSV file: with as many digits as it takes to read the same bits back, and
+    /// with an exponent if that is shorter.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Whole(number) => number.to_string(),
+            Real(number) => number.map_or(String::new(), |number| format!("{number:?}")),
+            Text(text) => text.unwrap_or_default().to_string(),
         }
     }
 }
 
-/// As many digits as it takes to read the same bits back, with an exponent if that is shorter.
-fn number(value: Option<f64>) -> String {
-    value.map_or(String::new(), |value| format!("{value:?}"))
+impl Row {
+    /// The names of the columns, tensors last.
+    pub(super) fn names(&self, tensors: &[String]) -> Vec<String> {
+        let names = self.columns().into_iter().map(|(name, _)| name.to_string());
+        let of_tensors = tensors.iter().map(|tensor| format!("norm:{tensor}"));
+        names.chain(of_tensors).collect()
+    }
+
+    /// The values of the columns.
+    pub(super) fn cells(&self, tensors: &[String]) -> Vec<Cell<'_>> {
+        let cells = self.columns().into_iter().map(|(_, cell)| cell);
+        // Norms that are not finite are not in the log.
+        let norm = |tensor: &String| Real(self.step.clip.tensors.get(tensor).copied());
+        cells.chain(tensors.iter().map(norm)).collect()
+    }
+
+    fn columns(&self) -> [(&'static str, Cell<'_>); 17] {
+        let (step, clip, found) = (&self.step, &self.step.clip, self.evaluation.as_ref());
+        [
+            ("step", Whole(step.step)),
+            // A loss that is not finite is missing in the log.
+            ("loss", Real(step.loss.or(Some(f64::NAN)))),
+            ("lr", Real(Some(step.lr))),
+            ("tokens_per_second", Real(Some(step.tokens_per_second))),
+            ("action", Text(Some(action_name(clip.action)))),
+            ("norm_before", Real(Some(clip.norm_before))),
+            ("norm_after", Real(Some(clip.norm_after))),
+            ("coefficient", Real(Some(clip.coefficient))),
+            ("threshold", Real(clip.threshold)),
+            ("clipped_share", Real(Some(clip.clipped_share))),
+            ("cosine", Real(clip.cosine)),
+            ("non_finite", Whole(clip.non_finite)),
+            ("skip_reason", Text(clip.skip_reason.as_deref())),
+            ("first_non_finite", Text(clip.first_non_finite.as_deref())),
+            ("val_loss", Real(found.map(|found| found.val_loss))),
+            (
+                "bits_per_char",
+                Real(found.map(|found| found.bits_per_char)),
+            ),
+            ("perplexity", Real(found.map(|found| found.perplexity))),
+        ]
+    }
 }
 
 /// The steps of a log, each with its evaluation, one at a time.
@@ -85,70 +114,4 @@ impl Iterator for Rows<'_> {
         }
         self.waiting.take().map(Ok)
     }
-}
-
-/// The columns in their order, tensors last.
-pub(super) fn columns(log: &Log, tensors: bool) -> Vec<Column> {
-    let named = |(name, read): (&str, Read)| Column {
-        name: name.to_string(),
-        read,
-    };
-    let mut columns: Vec<Column> = of_each_step().into_iter().map(named).collect();
-    if tensors {
-        let known = log.columns.tensors.names.iter();
-        columns.extend(known.cloned().map(|tensor| Column {
-            name: format!("norm:{tensor}"),
-            // Norms that are not finite are not in the log.
-            read: real(move |row| row.step.clip.tensors.get(&tensor).copied()),
-        }));
-    }
-    columns
-}
-
-fn of_each_step() -> [(&'static str, Read); 17] {
-    use Read::{Text, Whole};
-    [
-        ("step", Whole(|row| row.step.step)),
-        // A loss that is not finite is missing in the log.
-        ("loss", real(|row| row.step.loss.or(Some(f64::NAN)))),
-        ("lr", real(|row| Some(row.step.lr))),
-        (
-            "tokens_per_second",
-            real(|row| Some(row.step.tokens_per_second)),
-        ),
-        (
-            "action",
-            Text(|row| Some(action_name(row.step.clip.action))),
-        ),
-        ("norm_before", real(|row| Some(row.step.clip.norm_before))),
-        ("norm_after", real(|row| Some(row.step.clip.norm_after))),
-        ("coefficient", real(|row| Some(row.step.clip.coefficient))),
-        ("threshold", real(|row| row.step.clip.threshold)),
-        (
-            "clipped_share",
-            real(|row| Some(row.step.clip.clipped_share)),
-        ),
-        ("cosine", real(|row| row.step.clip.cosine)),
-        ("non_finite", Whole(|row| row.step.clip.non_finite)),
-        (
-            "skip_reason",
-            Text(|row| row.step.clip.skip_reason.as_deref()),
-        ),
-        (
-            "first_non_finite",
-            Text(|row| row.step.clip.first_non_finite.as_deref()),
-        ),
-        (
-            "val_loss",
-            real(|row| row.evaluation.as_ref().map(|found| found.val_loss)),
-        ),
-        (
-            "bits_per_char",
-            real(|row| row.evaluation.as_ref().map(|found| found.bits_per_char)),
-        ),
-        (
-            "perplexity",
-            real(|row| row.evaluation.as_ref().map(|found| found.perplexity)),
-        ),
-    ]
 }

@@ -12,8 +12,9 @@ use shears_train::{Plan, RunFolder, Section, Which};
 use toml::Value;
 
 use super::{Dtype, ExportArguments, ExportFormat};
-use crate::exit::{Misuse, misuse};
+use crate::exit::misuse;
 use crate::model::Trained;
+use crate::new_file;
 use crate::output::say;
 use crate::report;
 use crate::run_log;
@@ -26,7 +27,7 @@ pub(super) fn export(
     let Some(out) = &arguments.out else {
         misuse!("a model is exported to a folder; give one with --out DIR");
     };
-    check_free(out)?;
+    new_file::check_folder(out, &[])?;
     let trained = Trained::open(run, arguments.checkpoint.unwrap_or(Which::Best))?;
     let model = TrainedModel {
         config: trained.plan.model_config(),
@@ -76,19 +77,6 @@ fn open_to_all(folder: &Path) -> std::io::Result<()> {
     }
     let _ = folder;
     Ok(())
-}
-
-/// Refuses a name that is taken, unless by an empty folder.
-fn check_free(out: &Path) -> Result<(), Misuse> {
-    let refuse = |problem: &str| Err(Misuse(format!("--out {}: {problem}", out.display())));
-    match out.symlink_metadata() {
-        Err(_) => Ok(()),
-        Ok(found) if !found.is_dir() => refuse("already exists; give the name of a new folder"),
-        Ok(_) => match fs::read_dir(out).map(|mut entries| entries.next().is_none()) {
-            Ok(true) => Ok(()),
-            _ => refuse("is a folder with files; give a new one"),
-        },
-    }
 }
 
 /// The model card of the run.

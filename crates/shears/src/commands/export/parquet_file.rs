@@ -10,95 +10,95 @@ use parquet::file::properties::WriterProperties;
 use parquet::file::writer::{SerializedColumnWriter, SerializedFileWriter};
 use parquet::schema::types::{Type, TypePtr};
 
-use super::columns::{Column, Read, Row, Rows};
+use super::columns::{Cell, Row, Rows};
 
 /// Rows per row group, which writers and readers hold in memory.
 const ROWS_IN_GROUP: usize = 10_000;
 
 /// Integers are INT64, other numbers nullable DOUBLE, and texts nullable UTF-8 strings.
 pub(super) fn write(
-    columns: &[Column],
     mut rows: Rows<'_>,
+    tensors: &[String],
     out: impl Write + Send,
 ) -> anyhow::Result<()> {
-    let fields: Result<Vec<TypePtr>, ParquetError> = columns.iter().map(field).collect();
+    let group = |rows: &mut Rows<'_>| -> Result<Vec<Row>, _> {
+        rows.by_ref().take(ROWS_IN_GROUP).collect()
+    };
+    let mut next = group(&mut rows)?;
+    let fields = next.first().map_or(Vec::new(), |row| {
+        let names = row.names(tensors).into_iter();
+        names.zip(row.cells(tensors)).map(field).collect()
+    });
+    let fields: Result<Vec<TypePtr>, ParquetError> = fields.into_iter().collect();
     let schema = Type::group_type_builder("step")
         .with_fields(fields?)
         .build()?;
     let properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
     let mut writer =
         SerializedFileWriter::new(out, Arc::new(schema), Arc::new(properties.build()))?;
-    loop {
-        let rows: Vec<Row> = rows
-            .by_ref()
-            .take(ROWS_IN_GROUP)
-            .collect::<Result<_, _>>()?;
-        if rows.is_empty() {
-            break;
+    while !next.is_empty() {
+        let cells: Vec<Vec<Cell<'_>>> = next.iter().map(|row| row.cells(tensors)).collect();
+        let mut group_writer = writer.next_row_group()?;
+        let mut column = 0;
+        while let Some(mut values) = group_writer.next_column()? {
+            let cells: Vec<&Cell<'_>> = cells.iter().map(|row| &row[column]).collect();
+            write_column(&cells, &mut values)?;
+            values.close()?;
+            column += 1;
         }
-        let mut group = writer.next_row_group()?;
-        for column in columns {
-            // The writer has a column for each field of the schema, in the same order.
-            if let Some(mut values) = group.next_column()? {
-                write_column(&column.read, &rows, &mut values)?;
-                values.close()?;
-            }
-        }
-        group.close()?;
+        group_writer.close()?;
+        next = group(&mut rows)?;
     }
     writer.close()?;
     Ok(())
 }
 
-fn field(column: &Column) -> Result<TypePtr, ParquetError> {
-    let (physical, logical, repetition) = match column.read {
-        Read::Whole(_) => (Physical::INT64, None, Repetition::REQUIRED),
-        Read::Real(_) => (Physical::DOUBLE, None, Repetition::OPTIONAL),
-        Read::Text(_) => (
+fn field((name, cell): (String, Cell<'_>)) -> Result<TypePtr, ParquetError> {
+    let (physical, logical, repetition) = match cell {
+        Cell::Whole(_) => (Physical::INT64, None, Repetition::REQUIRED),
+        Cell::Real(_) => (Physical::DOUBLE, None, Repetition::OPTIONAL),
+        Cell::Text(_) => (
             Physical::BYTE_ARRAY,
             Some(LogicalType::String),
             Repetition::OPTIONAL,
         ),
     };
-    let field = Type::primitive_type_builder(&column.name, physical)
+    let field = Type::primitive_type_builder(&name, physical)
         .with_repetition(repetition)
         .with_logical_type(logical)
         .build()?;
     Ok(Arc::new(field))
 }
 
+/// Writes the values of a column, which are all of one kind.
 fn write_column(
-    read: &Read,
-    rows: &[Row],
+    cells: &[&Cell<'_>],
     writer: &mut SerializedColumnWriter<'_>,
 ) -> Result<(), ParquetError> {
-    match read {
-        Read::Whole(read) => {
-            let values: Vec<i64> = rows.iter().map(|row| read(row).cast_signed()).collect();
-            let column = writer.typed::<Int64Type>();
-            column.write_batch(&values, None, None)?;
-        }
-        Read::Real(read) => {
-            let (values, levels) = present(rows.iter().map(read));
-            let column = writer.typed::<DoubleType>();
-            column.write_batch(&values, Some(&levels), None)?;
-        }
-        Read::Text(read) => {
-            let (values, levels) = present(rows.iter().map(|row| read(row).map(ByteArray::from)));
-            let column = writer.typed::<ByteArrayType>();
-            column.write_batch(&values, Some(&levels), None)?;
+    let (mut wholes, mut reals, mut texts) = (Vec::new(), Vec::new(), Vec::new());
+    // For each row its definition level: 1 if it has a value, otherwise 0.
+    let mut levels = Vec::new();
+    for cell in cells {
+        levels.push(i16::from(!matches!(
+            cell,
+            Cell::Real(None) | Cell::Text(None)
+        )));
+        match cell {
+            Cell::Whole(number) => wholes.push(number.cast_signed()),
+            Cell::Real(number) => reals.extend(*number),
+            Cell::Text(text) => texts.extend(text.map(ByteArray::from)),
         }
     }
-    Ok(())
-}
-
-/// The values that are present, and for each row its definition level: 1 if it has a value,
-/// otherwise 0.
-fn present<T>(values: impl Iterator<Item = Option<T>>) -> (Vec<T>, Vec<i16>) {
-    let (mut present, mut levels) = (Vec::new(), Vec::new());
-    for value in values {
-        levels.push(i16::from(value.is_some()));
-        present.extend(value);
+    let levels = Some(levels.as_slice());
+    match cells.first() {
+        Some(Cell::Whole(_)) => writer.typed::<Int64Type>().write_batch(&wholes, None, None),
+        Some(Cell::Real(_)) => writer
+            .typed::<DoubleType>()
+            .write_batch(&reals, levels, None),
+        Some(Cell::Text(_)) => writer
+            .typed::<ByteArrayType>()
+            .write_batch(&texts, levels, None),
+        None => Ok(0),
     }
-    (present, levels)
+    .map(drop)
 }

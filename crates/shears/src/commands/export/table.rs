@@ -6,7 +6,7 @@ use std::io::{self, BufWriter, Write};
 use anyhow::Context;
 use shears_train::RunFolder;
 
-use super::columns::{Column, Rows, columns};
+use super::columns::Rows;
 use super::{ExportArguments, ExportFormat, parquet_file};
 use crate::exit::misuse;
 use crate::new_file::{self, NewFile};
@@ -28,16 +28,19 @@ pub(super) fn export(
     if log.columns.rows() == 0 {
         return Err(crate::commands::nothing_recorded(run, "export").into());
     }
-    let columns = columns(&log, arguments.tensors);
+    let tensors = match arguments.tensors {
+        true => log.columns.tensors.names.as_slice(),
+        false => &[],
+    };
     let rows = Rows::of(&log)?;
     let Some(out) = &arguments.out else {
-        return write_csv(&columns, rows, io::stdout().lock(), visible)
+        return write_csv(rows, tensors, io::stdout().lock(), visible)
             .context("cannot write to standard output");
     };
     let file = NewFile::beside(out)?;
     let written = match format {
-        ExportFormat::Parquet => parquet_file::write(&columns, rows, file.writer()),
-        _ => write_csv(&columns, rows, file.writer(), |text| Cow::Borrowed(text)),
+        ExportFormat::Parquet => parquet_file::write(rows, tensors, file.writer()),
+        _ => write_csv(rows, tensors, file.writer(), |text| Cow::Borrowed(text)),
     };
     written.with_context(|| format!("cannot write {}", out.display()))?;
     file.put_in_place(out, arguments.force)
@@ -45,21 +48,21 @@ pub(super) fn export(
 
 /// A header line, then one line per row; `shown` gives each text as it is to be written.
 fn write_csv(
-    columns: &[Column],
     rows: Rows<'_>,
+    tensors: &[String],
     out: impl Write,
     shown: impl Fn(&str) -> Cow<'_, str>,
 ) -> anyhow::Result<()> {
     let mut table = csv::Writer::from_writer(BufWriter::new(out));
-    let names = columns
-        .iter()
-        .map(|column| shown(&column.name).into_owned());
-    table.write_record(names).map_err(csv_error)?;
-    for row in rows {
+    for (number, row) in rows.enumerate() {
         let row = row?;
-        let fields = columns
-            .iter()
-            .map(|column| shown(&column.text(&row)).into_owned());
+        if number == 0 {
+            let names = row.names(tensors);
+            let names = names.iter().map(|name| shown(name).into_owned());
+            table.write_record(names).map_err(csv_error)?;
+        }
+        let cells = row.cells(tensors).into_iter();
+        let fields = cells.map(|cell| shown(&cell.text()).into_owned());
         table.write_record(fields).map_err(csv_error)?;
     }
     table.flush()?;

@@ -1,10 +1,11 @@
 //! What one policy did with the steps of a run, in detail and in sum.
 
-use gradclip::{ClipAction, ClipRule, NormOrder};
+use gradclip::{ClipAction, NormOrder};
 use gradclip_judge::statistics::{mean, median};
 use gradclip_judge::{
-    RecordedStep, Replay, ReplayError, ReplayedStep, Spikes, goes_by_norm_of_all,
+    RecordedStep, Replay, ReplayError, ReplayedStep, Spikes, goes_by_norm_of_all, steps_to_warm_up,
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 use shears_run::action_name;
 use shears_train::ClipPolicy;
@@ -12,7 +13,7 @@ use shears_train::ClipPolicy;
 use super::spikes::{Catch, catch};
 
 /// Summary of the thresholds, over the steps that had one.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Thresholds {
     pub(crate) first: f64,
     pub(crate) median: f64,
@@ -108,10 +109,7 @@ impl Account {
             "norm_removed": self.removed,
             "left_out": self.left_out,
             "warm_up": self.warm_up,
-            "threshold": self.thresholds.map(|thresholds| json!({
-                "first": thresholds.first, "median": thresholds.median, "last": thresholds.last,
-                "min": thresholds.min, "max": thresholds.max,
-            })),
+            "threshold": self.thresholds,
             "spikes": {
                 "caught": self.caught(),
                 "at_once": self.at_once(),
@@ -144,31 +142,12 @@ pub(crate) struct Watched {
     /// None for the run itself, whose actions are in the log.
     replay: Option<Replay>,
     taken: Vec<ReplayedStep>,
-    alone: Vec<Alone>,
-}
-
-/// A rule of a policy on its own, because a chain may report the threshold of another rule.
-struct Alone {
-    replay: Replay,
-    /// Steps until it has a threshold.
-    steps: usize,
-    has_threshold: bool,
 }
 
 impl Watched {
     /// The run itself, with its own policy.
     pub(crate) fn own(policy: ClipPolicy) -> Watched {
-        let learning = policy.rules().iter().filter(|rule| learns_alone(rule));
-        let alone = learning.filter_map(|rule| {
-            // Adaptive rules use Euclidean norms.
-            Some(Alone {
-                replay: Replay::new(&ClipPolicy::from(*rule)).ok()?,
-                steps: 0,
-                has_threshold: false,
-            })
-        });
         Watched {
-            alone: alone.collect(),
             policy,
             replay: None,
             taken: Vec::new(),
@@ -199,50 +178,19 @@ impl Watched {
         };
         step.threshold = step.threshold.filter(|threshold| threshold.is_finite());
         self.taken.push(step);
-        for alone in self.alone.iter_mut().filter(|alone| !alone.has_threshold) {
-            alone.has_threshold = alone.replay.step(recorded)?.threshold.is_some();
-            alone.steps += usize::from(!alone.has_threshold);
-        }
         Ok(())
     }
 
     /// Steps until every rule has seen enough to work; none if the run was too short.
     fn warm_up(&self) -> Option<usize> {
-        let mut alone = self.alone.iter();
-        let rules = self.policy.rules().iter();
-        let each = rules.map(|rule| match *rule {
-            ClipRule::ZClip { warmup, .. } => self.until(warmup.get() as usize),
-            // It counts steps from 1.
-            ClipRule::AdaGc { warmup, .. } => self.until((warmup as usize).saturating_sub(1)),
-            _ if learns_alone(rule) => alone
-                .next()
-                .filter(|alone| alone.has_threshold)
-                .map(|alone| alone.steps),
-            _ => Some(0),
-        });
-        each.collect::<Option<Vec<usize>>>()
-            .map(|each| each.into_iter().max().unwrap_or(0))
+        let needed = self.policy.rules().iter().map(steps_to_warm_up).max();
+        let teaches = |(_, step): &(usize, &ReplayedStep)| step.action != ClipAction::Skip;
+        match needed.unwrap_or(0).checked_sub(1) {
+            None => Some(0),
+            Some(before) => {
+                let mut teaching = self.taken.iter().enumerate().filter(teaches);
+                teaching.nth(before).map(|(index, _)| index + 1)
+            }
+        }
     }
-
-    /// The steps until this many were not skipped; a policy learns nothing from skipped ones.
-    fn until(&self, wanted: usize) -> Option<usize> {
-        let mut applied = self
-            .taken
-            .iter()
-            .map(|step| step.action != ClipAction::Skip);
-        let mut seen = 0;
-        (0..=self.taken.len()).find(|_| {
-            let enough = seen >= wanted;
-            seen += usize::from(applied.next() == Some(true));
-            enough
-        })
-    }
-}
-
-/// Whether a rule has a threshold only once it has seen enough.
-fn learns_alone(rule: &ClipRule) -> bool {
-    matches!(
-        rule,
-        ClipRule::Median { .. } | ClipRule::Skip { .. } | ClipRule::AutoClip { .. }
-    )
 }

@@ -115,16 +115,14 @@ fn thresholds(account: &Account) -> impl Iterator<Item = f64> {
 
 /// The range of the norms, and of thresholds that are not too far from them.
 fn range(replayed: &Replayed) -> (f64, f64) {
-    let norms = replayed.norms.iter().copied();
-    let norms = norms.filter(|norm| norm.is_finite() && *norm > 0.0);
-    let (min, max) = extent(norms);
-    if min > max {
+    let norms = replayed.norms.iter().copied().filter(|norm| *norm > 0.0);
+    let Some((min, max)) = extent(norms) else {
         return (0.1, 10.0);
-    }
+    };
     let near = (min / 10.0)..=(max * 10.0);
     let thresholds = replayed.accounts.iter().flat_map(thresholds);
     let thresholds = thresholds.filter(|threshold| near.contains(threshold));
-    let (low, high) = extent(thresholds.chain([min, max]));
+    let (low, high) = extent(thresholds.chain([min, max])).unwrap_or((min, max));
     (
         (low / 1.3).max(f64::MIN_POSITIVE),
         (high * 1.6).min(f64::MAX),

@@ -28,7 +28,7 @@ impl Asked {
         // Only the first of several processes needs the files; it sends the plan to the others.
         let config = config.filter(|_| world.is_first());
         let given = Given::read(settings.0, config.as_deref())?;
-        let outside = outside.or(&given)?;
+        let mut outside = outside.or(&given)?;
         let show = match (outside.json, outside.quiet) {
             (true, true) => misuse!("--json and --quiet exclude each other"),
             _ if outside.verbose && (outside.json || outside.quiet) => {
@@ -47,11 +47,13 @@ impl Asked {
         if outside.tui {
             screen::check(outside.json, outside.quiet)?;
         }
+        // Only the first of several processes writes and prints.
+        outside.verbose &= world.is_first();
+        outside.tensorboard &= world.is_first();
         Ok(Asked {
             given,
             outside,
             resume,
-            // Only the first of several processes prints.
             show: if world.is_first() { show } else { Show::Quiet },
         })
     }
