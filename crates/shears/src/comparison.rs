@@ -139,6 +139,14 @@ impl Report {
     pub(crate) fn write(&self, out: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
         let pictures = plots::draw(&self.comparison, &self.findings)?;
+        for old in ["report.json", "report.html"] {
+            // Not to be taken for new if one of the others cannot be written.
+            let old = out.join(old);
+            if old.symlink_metadata().is_ok_and(|found| found.is_file()) {
+                std::fs::remove_file(&old)
+                    .with_context(|| format!("cannot replace {}", old.display()))?;
+            }
+        }
         let write = |name: &str, text: &str| new_file::write(&out.join(name), text, true);
         for picture in &pictures {
             write(&format!("{}.svg", picture.name), &picture.svg)?;

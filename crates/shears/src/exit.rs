@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use shears_data::DataError;
 use shears_exchange::ExchangeError;
 use shears_generate::GenerateError;
 use shears_train::TrainError;
@@ -82,13 +83,18 @@ pub(crate) fn out_of_memory(bytes: usize) {
     std::process::exit(1);
 }
 
+/// Whether an error about a text is one of the request: anything but a full disk.
+fn is_misuse(error: &DataError) -> bool {
+    !matches!(error, DataError::Unwritable { .. })
+}
+
 /// The exit code of an error.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     if let Some(ElsewhereError(code)) = error.downcast_ref() {
         return *code;
     }
     let misuse = error.is::<Misuse>()
-        || error.is::<shears_data::DataError>()
+        || matches!(error.downcast_ref(), Some(error) if is_misuse(error))
         || error.is::<shears_train::PlanError>()
         || matches!(
             error.downcast_ref(),
@@ -109,12 +115,10 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     };
     match of_training {
         _ if misuse => MISUSE,
-        Some(
-            TrainError::Plan(_)
-            | TrainError::Data(_)
-            | TrainError::Folder { .. }
-            | TrainError::Changed { .. },
-        ) => MISUSE,
+        Some(TrainError::Plan(_) | TrainError::Folder { .. } | TrainError::Changed { .. }) => {
+            MISUSE
+        }
+        Some(TrainError::Data(error)) if is_misuse(error) => MISUSE,
         Some(error) if error.is_divergence() => DIVERGED,
         _ => 1,
     }

@@ -1,12 +1,15 @@
-//! Writing a file that appears under its name whole or not at all.
+//! Writing a file or folder that appears under its name whole or not at all.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use shears_run::{DAMAGED, INPUT, LOG, PLAN, folder_of, sync_folder};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use crate::exit::{Misuse, misuse};
 
@@ -72,20 +75,139 @@ pub(crate) fn write(out: &Path, bytes: impl AsRef<[u8]>, force: bool) -> anyhow:
     file.put_in_place(out, force)
 }
 
+/// The beginning and end of a temporary name. It is short, because the final one may already have
+/// the maximum length.
+const TEMPORARY: (&str, &str) = (".shears-", ".tmp");
+/// Temporary files and folders are locked a moment after they are created.
+const OLD: Duration = Duration::from_secs(60);
+
+/// [`sweep`], for each folder at the first file of this process.
+fn sweep_once(folder: &Path) {
+    static SWEPT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    // A set is consistent after every call.
+    let mut swept = SWEPT.lock().unwrap_or_else(PoisonError::into_inner);
+    if swept.insert(folder.to_path_buf()) {
+        sweep(folder);
+    }
+}
+
+/// Removes from a folder what killed processes have left there: what nobody has locked.
+fn sweep(folder: &Path) {
+    let (start, end) = TEMPORARY;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(start) && name.ends_with(end) && is_left_over(&entry.path()) {
+            remove(&entry.path());
+        }
+    }
+}
+
+fn is_left_over(path: &Path) -> bool {
+    let Ok(found) = path.symlink_metadata() else {
+        return false;
+    };
+    let age = found.modified().ok().and_then(|time| time.elapsed().ok());
+    let is_old = age.is_some_and(|age| age > OLD);
+    // Opening anything else could block.
+    let is_plain = found.is_file() || found.is_dir();
+    is_old && is_plain && File::open(path).is_ok_and(|file| file.try_lock().is_ok())
+}
+
+/// Removes a temporary file or folder. If that fails, a later call does it.
+pub(crate) fn remove(path: &Path) {
+    let _ = match path.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
+}
+
+/// Keeps others from removing what is being written. Not every file system has locks, but on those
+/// without, nothing is removed.
+fn locked(file: &File) {
+    let _ = file.try_lock();
+}
+
+/// A folder under a temporary name, removed unless it is put in place.
+pub(crate) struct NewFolder {
+    folder: TempDir,
+    /// Locked while it is open; not every system opens folders.
+    _lock: Option<File>,
+}
+
+impl NewFolder {
+    /// A new folder beside `out`.
+    pub(crate) fn beside(out: &Path) -> anyhow::Result<NewFolder> {
+        sweep_once(folder_of(out));
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(TEMPORARY.0).suffix(TEMPORARY.1);
+        let folder = builder.tempdir_in(folder_of(out));
+        let folder = folder.with_context(|| cannot_write(out))?;
+        let lock = File::open(folder.path()).ok();
+        lock.iter().for_each(locked);
+        Ok(NewFolder {
+            folder,
+            _lock: lock,
+        })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Syncs the files in it, and renames it.
+    pub(crate) fn put_in_place(self, out: &Path) -> anyhow::Result<()> {
+        let place = || -> std::io::Result<()> {
+            open_to_all(self.path())?;
+            for entry in fs::read_dir(self.path())? {
+                File::open(entry?.path())?.sync_all()?;
+            }
+            sync_folder(self.path())?;
+            fs::rename(self.path(), out)
+        };
+        place().with_context(|| cannot_write(out))?;
+        // It has been renamed, so it must not be removed.
+        let _ = self.folder.keep();
+        let _ = sync_folder(folder_of(out));
+        Ok(())
+    }
+}
+
+/// Temporary folders are private; gives this one the permissions of any new folder.
+fn open_to_all(folder: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let beside = folder.join(".mode");
+        fs::create_dir(&beside)?;
+        let mode = fs::metadata(&beside)?.permissions().mode();
+        fs::remove_dir(&beside)?;
+        fs::set_permissions(folder, fs::Permissions::from_mode(mode))?;
+    }
+    let _ = folder;
+    Ok(())
+}
+
 /// A file under a temporary name, removed unless it is put in place.
 pub(crate) struct NewFile(NamedTempFile);
 
 impl NewFile {
     /// A new file in the folder of `out`.
     pub(crate) fn beside(out: &Path) -> anyhow::Result<NewFile> {
+        sweep_once(folder_of(out));
         let mut builder = tempfile::Builder::new();
-        // A short name, because the name of `out` may already have the maximum length.
-        builder.prefix(".shears-").suffix(".tmp");
+        builder.prefix(TEMPORARY.0).suffix(TEMPORARY.1);
         // Temporary files are 0600, which the file would keep; the umask applies to this mode.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
         let file = builder.tempfile_in(folder_of(out));
-        Ok(NewFile(file.with_context(|| cannot_write(out))?))
+        let file = file.with_context(|| cannot_write(out))?;
+        locked(file.as_file());
+        Ok(NewFile(file))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.0.path()
     }
 
     pub(crate) fn writer(&self) -> &File {
@@ -133,6 +255,46 @@ mod tests {
         write(&out, "whole", false).unwrap();
         assert_eq!(fs::read_to_string(&out).unwrap(), "whole");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    /// Ctrl-C and `kill -9` leave temporary files and folders; a process that writes has locked its
+    /// own.
+    #[cfg(unix)]
+    #[test]
+    fn leftovers_are_removed_by_the_next_call_unless_somebody_writes_them() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = |name: &str| scratch.path().join(name);
+        let out = path("table.csv");
+        let (file, folder) = (NewFile::beside(&out).unwrap(), NewFolder::beside(&out));
+        let folder = folder.unwrap();
+        fs::create_dir(path(".shears-left.tmp")).unwrap();
+        for name in [
+            ".shears-left.tmp/half",
+            ".shears-half.tmp",
+            ".shears-new.tmp",
+            ".other.tmp",
+        ] {
+            fs::write(path(name), "half").unwrap();
+        }
+        let earlier = std::time::SystemTime::now() - 2 * OLD;
+        for old in [
+            file.path(),
+            folder.path(),
+            &path(".shears-left.tmp"),
+            &path(".shears-half.tmp"),
+            &path(".other.tmp"),
+        ] {
+            File::open(old).unwrap().set_modified(earlier).unwrap();
+        }
+        sweep(scratch.path());
+        let is_there = |name: &str| path(name).exists();
+        assert!(!is_there(".shears-left.tmp") && !is_there(".shears-half.tmp"));
+        assert!(is_there(".shears-new.tmp") && is_there(".other.tmp"));
+        fs::write(folder.path().join("part"), "whole").unwrap();
+        folder.put_in_place(&path("folder")).unwrap();
+        assert_eq!(fs::read_to_string(path("folder/part")).unwrap(), "whole");
+        file.put_in_place(&out, false).unwrap();
+        assert!(out.exists());
     }
 
     #[test]

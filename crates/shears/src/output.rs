@@ -5,7 +5,6 @@ use std::fmt;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use shears_parallel::Launcher;
 
@@ -23,8 +22,8 @@ macro_rules! complain {
 
 pub(crate) use {complain, say};
 
-/// Whether a line could not be written.
-static LOST: AtomicBool = AtomicBool::new(false);
+/// Why a line could not be written.
+static LOST: OnceLock<String> = OnceLock::new();
 
 /// Whether a launcher of several processes forwards our output. We cannot know whether that ends on
 /// a terminal, so it gets whole lines, no colours and no control characters.
@@ -119,21 +118,26 @@ fn obeyed(character: char) -> bool {
 
 /// Remembers that a line was lost, unless its reader closed the pipe.
 pub(crate) fn note(written: std::io::Result<()>) {
-    if written.is_err_and(|error| error.kind() != ErrorKind::BrokenPipe) {
-        LOST.store(true, Ordering::Relaxed);
+    if let Err(error) = written
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        // The first one is enough.
+        let _ = LOST.set(error.to_string());
     }
 }
 
 /// Whether a line could not be written.
 pub(crate) fn is_lost() -> bool {
-    LOST.load(Ordering::Relaxed)
+    LOST.get().is_some()
 }
 
 /// The exit code of a command that ended with `code`, or a failure if any of its output was lost.
 pub(crate) fn code_of_output(code: ExitCode) -> ExitCode {
     note(std::io::stdout().flush());
-    if code == ExitCode::SUCCESS && is_lost() {
-        complain!("shears: cannot write to standard output");
+    if let Some(why) = LOST.get()
+        && code == ExitCode::SUCCESS
+    {
+        complain!("shears: cannot write to standard output: {why}");
         return ExitCode::FAILURE;
     }
     code

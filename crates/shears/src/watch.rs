@@ -5,6 +5,7 @@ mod signals;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -61,6 +62,15 @@ pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
         asked.store(true, Ordering::SeqCst);
     })?;
     Ok(stop)
+}
+
+/// Removes a temporary file or folder at the first of the same signals, and exits.
+pub(crate) fn remove_when_asked(temporary: &Path) -> anyhow::Result<()> {
+    let temporary = temporary.to_path_buf();
+    signals::on_each(move || {
+        crate::new_file::remove(&temporary);
+        std::process::exit(i32::from(crate::exit::INTERRUPTED));
+    })
 }
 
 /// A progress bar, hidden unless it is `shown` and standard error is a terminal.

@@ -1,23 +1,23 @@
 //! Exporting the model of a run for another program.
 
-use std::fs;
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use shears_exchange::{
-    Card, GgufType, TrainedModel, export_gguf, export_huggingface, export_pytorch,
+    Card, ExchangeError, GgufType, TrainedModel, export_gguf, export_huggingface, export_pytorch,
 };
-use shears_run::{Subject, folder_of};
+use shears_run::Subject;
 use shears_train::{Plan, RunFolder, Section, Which};
 use toml::Value;
 
 use super::{Dtype, ExportArguments, ExportFormat};
 use crate::exit::misuse;
 use crate::model::Trained;
-use crate::new_file;
+use crate::new_file::{self, NewFolder};
 use crate::output::say;
 use crate::report;
 use crate::run_log;
+use crate::watch::remove_when_asked;
 
 pub(super) fn export(
     arguments: &ExportArguments,
@@ -37,23 +37,28 @@ pub(super) fn export(
         end_token: trained.plan.end_token,
     };
     // The folder appears under its name once it is complete.
-    let cannot = || format!("cannot write {}", out.display());
-    let folder = tempfile::Builder::new()
-        .prefix(".shears-")
-        .suffix(".tmp")
-        .tempdir_in(folder_of(out));
-    let folder = folder.with_context(cannot)?;
-    match format {
-        ExportFormat::Gguf => export_gguf(&model, gguf_type(arguments), folder.path())?,
-        ExportFormat::Pytorch => export_pytorch(&model, folder.path())?,
-        _ => export_huggingface(&model, folder.path())?,
-    }
-    open_to_all(folder.path()).with_context(cannot)?;
-    fs::rename(folder.path(), out).with_context(cannot)?;
-    // It has been renamed, so it must not be removed.
-    let _ = folder.keep();
+    let folder = NewFolder::beside(out)?;
+    remove_when_asked(folder.path())?;
+    let written = match format {
+        ExportFormat::Gguf => export_gguf(&model, gguf_type(arguments), folder.path()),
+        ExportFormat::Pytorch => export_pytorch(&model, folder.path()),
+        _ => export_huggingface(&model, folder.path()),
+    };
+    written.map_err(|error| under_its_name(error, folder.path(), out))?;
+    folder.put_in_place(out)?;
     say!("{} from {}", out.display(), trained.path.display());
     Ok(())
+}
+
+/// The error with the name that was given: the temporary folder is gone when it is read.
+fn under_its_name(error: ExchangeError, temporary: &Path, out: &Path) -> anyhow::Error {
+    let is_of_files = matches!(error, ExchangeError::Run(_));
+    let error = anyhow::Error::from(error);
+    let [temporary, out] = [temporary, out].map(|path| path.display().to_string());
+    match is_of_files {
+        true => anyhow!(format!("{error:#}").replace(&temporary, &out)),
+        false => error,
+    }
 }
 
 fn gguf_type(arguments: &ExportArguments) -> GgufType {
@@ -62,21 +67,6 @@ fn gguf_type(arguments: &ExportArguments) -> GgufType {
         Dtype::F16 => GgufType::F16,
         Dtype::Q8 => GgufType::Q8,
     }
-}
-
-/// Temporary folders are private; gives this one the permissions of any new folder.
-fn open_to_all(folder: &Path) -> std::io::Result<()> {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let beside = folder.join(".mode");
-        fs::create_dir(&beside)?;
-        let mode = fs::metadata(&beside)?.permissions().mode();
-        fs::remove_dir(&beside)?;
-        fs::set_permissions(folder, fs::Permissions::from_mode(mode))?;
-    }
-    let _ = folder;
-    Ok(())
 }
 
 /// The model card of the run.

@@ -15,8 +15,21 @@ use super::columns::{Cell, Row, Rows};
 /// Rows per row group, which writers and readers hold in memory.
 const ROWS_IN_GROUP: usize = 10_000;
 
-/// Integers are INT64, other numbers nullable DOUBLE, and texts nullable UTF-8 strings.
+/// Writes the table. Errors of the system are given without the library's words.
 pub(super) fn write(
+    rows: Rows<'_>,
+    tensors: &[String],
+    out: impl Write + Send,
+) -> anyhow::Result<()> {
+    write_groups(rows, tensors, out).map_err(|error| match error.downcast() {
+        Ok(ParquetError::External(source)) => anyhow::anyhow!(source),
+        Ok(error) => error.into(),
+        Err(error) => error,
+    })
+}
+
+/// Integers are INT64, other numbers nullable DOUBLE, and texts nullable UTF-8 strings.
+fn write_groups(
     mut rows: Rows<'_>,
     tensors: &[String],
     out: impl Write + Send,

@@ -12,6 +12,7 @@ use crate::exit::misuse;
 use crate::new_file::{self, NewFile};
 use crate::output::visible;
 use crate::run_log;
+use crate::watch::remove_when_asked;
 
 pub(super) fn export(
     arguments: &ExportArguments,
@@ -38,6 +39,7 @@ pub(super) fn export(
             .context("cannot write to standard output");
     };
     let file = NewFile::beside(out)?;
+    remove_when_asked(file.path())?;
     let written = match format {
         ExportFormat::Parquet => parquet_file::write(rows, tensors, file.writer()),
         _ => write_csv(rows, tensors, file.writer(), |text| Cow::Borrowed(text)),
