@@ -175,7 +175,9 @@ fn append_ranges(log: &mut File, path: &Path, ranges: &[Range<u64>]) -> io::Resu
     for range in ranges {
         copy(log, range.clone(), &mut file)?;
     }
-    file.sync_all()
+    file.sync_all()?;
+    // The log without these lines must not outlive their own file.
+    sync_folder(folder_of(path))
 }
 
 fn copy(from: &mut File, range: Range<u64>, to: &mut File) -> io::Result<()> {
