@@ -9,9 +9,9 @@ mod value;
 use std::fmt::Display;
 use std::ops::{Bound, RangeBounds};
 
+use shears_model::Architecture;
 use toml::Value;
 
-use super::belonging::TRANSFORMER;
 use crate::plan::{Plan, PlanError, Preset};
 
 pub use belongs::BelongsTo;
@@ -119,12 +119,13 @@ impl Setting {
     pub fn default(&self) -> Option<String> {
         let value = |preset: Preset| self.value_in(&preset.plan());
         let [recurrent, transformer] = [Preset::Lstm128, Preset::Gpt128].map(value);
+        let transformers = BelongsTo::only("model", &[Architecture::Transformer.name()]);
         let mut words = match (self.name.as_str(), self.belongs_to) {
             // These two determine the other defaults.
             ("preset", _) => return recurrent.as_ref().map(shown),
             ("model", _) => return Some("the preset's".to_string()),
-            (_, TRANSFORMER) => shown(&transformer?),
-            (_, belongs_to) if belongs_to.choice == "model" => shown(&recurrent?),
+            (_, own) if own == transformers => shown(&transformer?),
+            (_, own) if own.choice == "model" => shown(&recurrent?),
             _ if recurrent == transformer => shown(&recurrent?),
             _ => format!(
                 "{}; {} for the Transformer",
