@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-/// The names of all functions that follow `#[test]`.
+/// The names of all functions that follow `#[test]` or `#[tokio::test]`.
 fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
     for entry in fs::read_dir(folder).unwrap().flatten() {
         let path = entry.path();
@@ -15,7 +15,7 @@ fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
         }
         if path.extension().is_some_and(|extension| extension == "rs") {
             let text = fs::read_to_string(&path).unwrap();
-            for part in text.split("#[test]").skip(1) {
+            for part in text.split("test]\n").skip(1) {
                 let name = part
                     .split_once("fn ")
                     .and_then(|(_, rest)| rest.split_once('('));
