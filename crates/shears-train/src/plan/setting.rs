@@ -117,14 +117,15 @@ impl Setting {
     /// The default in words: for recurrent models, for the Transformer if different, and whether
     /// presets differ.
     pub fn default(&self) -> Option<String> {
+        const TRANSFORMER: BelongsTo =
+            BelongsTo::only("model", &[Architecture::Transformer.name()]);
         let value = |preset: Preset| self.value_in(&preset.plan());
         let [recurrent, transformer] = [Preset::Lstm128, Preset::Gpt128].map(value);
-        let transformers = BelongsTo::only("model", &[Architecture::Transformer.name()]);
         let mut words = match (self.name.as_str(), self.belongs_to) {
             // These two determine the other defaults.
             ("preset", _) => return recurrent.as_ref().map(shown),
             ("model", _) => return Some("the preset's".to_string()),
-            (_, own) if own == transformers => shown(&transformer?),
+            (_, TRANSFORMER) => shown(&transformer?),
             (_, own) if own.choice == "model" => shown(&recurrent?),
             _ if recurrent == transformer => shown(&recurrent?),
             _ => format!(
