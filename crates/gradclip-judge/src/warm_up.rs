@@ -4,9 +4,6 @@ use gradclip::{ClipPolicy, ClipRule, ClipScope};
 
 use crate::record::{Run, StepRecord};
 
-/// The norms that `median` needs, unless its window is shorter.
-const FEWEST_OF_MEDIAN: usize = 10;
-
 /// A rule that has not yet judged a step.
 pub(crate) struct WarmUp<'a> {
     pub(crate) rule: &'a ClipRule,
@@ -25,16 +22,14 @@ impl<'a> WarmUp<'a> {
         // Rules ignore a norm of zero.
         let teaching = run.steps.iter().filter(teaches);
         let seen = teaching.filter(|step| step.norm_before > 0.0).count();
-        // Others have a limit meanwhile.
-        let idle =
-            |rule: &&ClipRule| matches!(rule, ClipRule::Skip { .. } | ClipRule::Median { .. });
-        let waiting = run.policy.rules().iter().filter(idle).map(|rule| WarmUp {
+        let rules = run.policy.rules().iter().map(|rule| WarmUp {
             rule,
             seen,
-            needed: steps_to_warm_up(rule),
+            needed: rule.steps_needed() as usize,
         });
         // What the last step taught only affects the next one.
-        waiting.filter(|rule| rule.seen <= rule.needed).collect()
+        let waiting = rules.filter(|rule| rule.needed > 0 && rule.seen <= rule.needed);
+        waiting.collect()
     }
 }
 
@@ -43,12 +38,10 @@ impl<'a> WarmUp<'a> {
 #[must_use]
 pub fn steps_to_warm_up(rule: &ClipRule) -> usize {
     match rule {
-        ClipRule::Skip { window, .. } => (window.get() as usize / 2).max(2),
-        ClipRule::Median { window, .. } => (window.get() as usize).min(FEWEST_OF_MEDIAN),
         ClipRule::ZClip { warmup, .. } => warmup.get() as usize,
         // It counts steps from 1.
         ClipRule::AdaGc { warmup, .. } => (*warmup as usize).saturating_sub(1),
-        _ => 0,
+        rule => rule.steps_needed() as usize,
     }
 }
 

@@ -332,7 +332,8 @@ impl ClipRule {
     }
 
     /// The number of steps that the rule must learn from before it judges or clips one.
-    pub(crate) fn steps_needed(&self) -> u32 {
+    #[must_use]
+    pub fn steps_needed(&self) -> u32 {
         /// The median of fewer norms is not a useful estimate.
         const FEWEST_NORMS: u32 = 10;
         match self {
