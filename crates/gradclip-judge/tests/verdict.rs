@@ -793,7 +793,7 @@ mod advice {
     }
 
     #[test]
-    fn few_steps_get_none() {
+    fn few_steps_get_no_advice() {
         assert_eq!(unclipped(&[1.0; 99]).advice, None);
         assert!(unclipped(&[1.0; 100]).advice.is_some());
         assert_eq!(unclipped(&[0.0; 100]).advice, None);

@@ -241,6 +241,15 @@ impl Panel {
 }
 
 impl Series {
+    /// An empty series.
+    pub fn named(name: impl Into<String>, colour: Colour) -> Series {
+        Series {
+            name: name.into(),
+            colour,
+            ..Series::default()
+        }
+    }
+
     /// Its symbol in the legend.
     fn swatch(&self) -> Swatch {
         let has_line = !self.line.is_empty();

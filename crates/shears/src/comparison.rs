@@ -8,13 +8,14 @@ mod smooth;
 mod time;
 mod words;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use gradclip_judge::Tone;
 use shears_train::{ClipPolicy, Plan};
 
 use crate::new_file;
-use crate::output::{Colour, columns, paint, say, wrapped};
+use crate::output::{columns, paint, say, wrapped};
 use crate::report;
 pub(crate) use results::Outcome;
 pub(crate) use smooth::smoothed;
@@ -71,7 +72,8 @@ pub(crate) struct Run {
     pub(crate) variant: usize,
     /// Index into [`Comparison::rates`].
     pub(crate) rate: usize,
-    pub(crate) seed: u64,
+    pub(crate) path: PathBuf,
+    pub(crate) plan: Plan,
     pub(crate) outcome: Outcome,
 }
 
@@ -119,9 +121,8 @@ impl Report {
             None => say!("for a page with figures: --out FOLDER\n"),
         }
         let findings = &self.findings;
-        let colour = findings.winner.map_or(Colour::Bad, |_| Colour::Good);
-        let words = wrapped(&findings.recommendation, 0);
-        say!("{}", paint(colour, &words));
+        let tone = findings.winner.map_or(Tone::Bad, |_| Tone::Good);
+        say!("{}", paint(tone, &wrapped(&findings.recommendation, 0)));
         if let Some(judged) = findings.judgement_of_winner(&self.comparison) {
             say!("{}", wrapped(&judged.verdict.numbers.to_string(), 2));
         }

@@ -42,18 +42,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::env::Shells;
 use clap_complete::{CompleteEnv, Shell};
 
-use commands::bench::BenchArguments;
-use commands::clip::ClipArguments;
-use commands::compare::CompareArguments;
-use commands::dash::DashArguments;
-use commands::demo::DemoArguments;
-use commands::eval::EvalArguments;
-use commands::export::ExportArguments;
-use commands::generate::GenerateArguments;
-use commands::inspect::InspectArguments;
-use commands::replay::ReplayArguments;
-use commands::sweep::SweepArguments;
-use commands::train::TrainArguments;
+use commands::{
+    bench, clip, compare, dash, demo, eval, export, generate, inspect, replay, sweep, train,
+};
 
 #[global_allocator]
 static ALLOCATOR: shears_kernels::Allocator = shears_kernels::Allocator::new(exit::out_of_memory);
@@ -91,18 +82,18 @@ Exit codes:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Demo(DemoArguments),
-    Train(Box<TrainArguments>),
-    Eval(EvalArguments),
-    Generate(GenerateArguments),
-    Inspect(InspectArguments),
-    Replay(ReplayArguments),
-    Dash(DashArguments),
-    Compare(CompareArguments),
-    Sweep(SweepArguments),
-    Export(ExportArguments),
-    Clip(ClipArguments),
-    Bench(Box<BenchArguments>),
+    Demo(demo::DemoArguments),
+    Train(Box<train::TrainArguments>),
+    Eval(eval::EvalArguments),
+    Generate(generate::GenerateArguments),
+    Inspect(inspect::InspectArguments),
+    Replay(replay::ReplayArguments),
+    Dash(dash::DashArguments),
+    Compare(compare::CompareArguments),
+    Sweep(sweep::SweepArguments),
+    Export(export::ExportArguments),
+    Clip(clip::ClipArguments),
+    Bench(Box<bench::BenchArguments>),
     /// Print a completion script for a shell
     ///
     /// The script calls `shears`, which must be on the PATH, to complete commands, flags, presets,
@@ -127,7 +118,7 @@ fn main() -> ExitCode {
         Ok(parsed) => parsed,
         Err(error) => return refuse(&error),
     };
-    let command = command.unwrap_or(Command::Demo(DemoArguments::default()));
+    let command = command.unwrap_or(Command::Demo(demo::DemoArguments::default()));
     let alone = match OF_SEVERAL.contains(&name.as_str()) {
         true => Ok(()),
         false => world::refuse_launcher(&name),
@@ -142,18 +133,18 @@ const OF_SEVERAL: [&str; 4] = ["train", "sweep", "bench", "completions"];
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Demo(arguments) => commands::demo::run(&arguments),
-        Command::Train(arguments) => commands::train::run(*arguments),
-        Command::Eval(arguments) => commands::eval::run(&arguments),
-        Command::Generate(arguments) => commands::generate::run(&arguments),
-        Command::Inspect(arguments) => commands::inspect::run(&arguments),
-        Command::Dash(arguments) => commands::dash::run(&arguments),
-        Command::Bench(arguments) => commands::bench::run(*arguments),
-        Command::Clip(arguments) => commands::clip::run(&arguments),
-        Command::Compare(arguments) => commands::compare::run(&arguments),
-        Command::Sweep(arguments) => commands::sweep::run(&arguments),
-        Command::Replay(arguments) => commands::replay::run(&arguments),
-        Command::Export(arguments) => commands::export::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Train(arguments) => train::run(*arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Dash(arguments) => dash::run(&arguments),
+        Command::Bench(arguments) => bench::run(*arguments),
+        Command::Clip(arguments) => clip::run(&arguments),
+        Command::Compare(arguments) => compare::run(&arguments),
+        Command::Sweep(arguments) => sweep::run(&arguments),
+        Command::Replay(arguments) => replay::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         Command::Completions { shell } => print_completions(shell),
     }
 }

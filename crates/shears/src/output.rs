@@ -6,6 +6,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
+use gradclip_judge::Tone;
 use shears_parallel::Launcher;
 
 /// Prints a line to standard output, on a terminal without control characters. If that fails, the
@@ -83,12 +84,13 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
 /// Colours of [`paint`] become the codes of a terminal.
 fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
+    let marks = COLOURS.map(|(_, mark, code)| (mark, code));
+    let marks = || marks.into_iter().chain([PAINT_END]);
     for character in text.chars() {
         match character {
             '\n' | '\t' => shown.push(character),
-            PAINT_END => shown.push_str("\u{1b}[0m"),
-            _ if let Some(colour) = Colour::ALL.into_iter().find(|c| c.mark() == character) => {
-                shown.push_str(colour.code());
+            _ if let Some((_, code)) = marks().find(|(mark, _)| *mark == character) => {
+                shown.push_str(code);
             }
             _ if obeyed(character) => shown.extend(character.escape_unicode()),
             _ => shown.push(character),
@@ -188,51 +190,27 @@ pub(crate) fn wrap(text: &str, columns: usize, indent: usize) -> String {
     lines.join("\n")
 }
 
-/// The colour of a text on a terminal.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Colour {
-    Good,
-    Warning,
-    Bad,
-    Dim,
-}
+/// The colours of a text on a terminal, each with the mark that stands for it until the line is
+/// printed, and its escape code. Unicode reserves these characters for use inside programs, so no
+/// text has them.
+const COLOURS: [(Tone, char, &str); 3] = [
+    (Tone::Good, '\u{fdd1}', "\u{1b}[32m"),
+    (Tone::Warning, '\u{fdd2}', "\u{1b}[33m"),
+    (Tone::Bad, '\u{fdd3}', "\u{1b}[31m"),
+];
 
-/// The end of a coloured text.
-const PAINT_END: char = '\u{fdd0}';
-
-impl Colour {
-    const ALL: [Colour; 4] = [Colour::Good, Colour::Warning, Colour::Bad, Colour::Dim];
-
-    /// Marks the colour until the line is printed. Unicode reserves these characters for use inside
-    /// programs, so no text has them.
-    fn mark(self) -> char {
-        match self {
-            Colour::Good => '\u{fdd1}',
-            Colour::Warning => '\u{fdd2}',
-            Colour::Bad => '\u{fdd3}',
-            Colour::Dim => '\u{fdd4}',
-        }
-    }
-
-    /// The escape code of the colour.
-    fn code(self) -> &'static str {
-        match self {
-            Colour::Good => "\u{1b}[32m",
-            Colour::Warning => "\u{1b}[33m",
-            Colour::Bad => "\u{1b}[31m",
-            Colour::Dim => "\u{1b}[2m",
-        }
-    }
-}
+/// The mark at the end of a coloured text, and its escape code.
+const PAINT_END: (char, &str) = ('\u{fdd0}', "\u{1b}[0m");
 
 /// Colours a text for `say!`, on terminals with colours whose user wants them (no-color.org).
-pub(crate) fn paint(colour: Colour, text: &str) -> String {
+pub(crate) fn paint(tone: Tone, text: &str) -> String {
     let is_dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
     let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if unwanted || is_dumb || !std::io::stdout().is_terminal() || is_passed_on() {
-        return text.to_string();
+    let is_plain = unwanted || is_dumb || !std::io::stdout().is_terminal() || is_passed_on();
+    match COLOURS.iter().find(|(its, ..)| *its == tone && !is_plain) {
+        Some((_, mark, _)) => format!("{mark}{text}{}", PAINT_END.0),
+        None => text.to_string(),
     }
-    format!("{}{text}{PAINT_END}", colour.mark())
 }
 
 /// A text on one line, without control characters.
@@ -301,8 +279,7 @@ mod tests {
         let hostile = "a\u{1b}[2J\u{9b}31m\r\u{202e}b\n\tc";
         let shown = "a\\u{1b}[2J\\u{9b}31m\\u{d}\\u{202e}b\n\tc";
         assert_eq!(escaped(hostile), shown);
-        let bad = Colour::Bad;
-        let painted = format!("{}x{PAINT_END}", bad.mark());
+        let painted = format!("{}x{}", COLOURS[2].1, PAINT_END.0);
         assert_eq!(escaped(&painted), "\u{1b}[31mx\u{1b}[0m");
         assert_eq!(one_line("a\nb\u{7}"), "a b\\u{7}");
         let json = serde_json::to_string("a\u{1b}[2J\u{9b}\u{202e}b").unwrap();

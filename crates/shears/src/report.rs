@@ -2,13 +2,12 @@
 
 use std::path::Path;
 
-use gradclip_judge::Tone;
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
 use shears_run::{Columns, EndReason, Header, Judgement, Parameter};
 use shears_train::{MemoryEstimate, Plan};
 
-use crate::output::{Colour, paint, say, wrapped};
+use crate::output::{paint, say, wrapped};
 use crate::table::table;
 pub(crate) use shears_run::{bytes, program};
 
@@ -155,17 +154,8 @@ pub(crate) fn plan_lines(plan: &Plan) -> String {
 /// `all`, everything else that is known as well.
 pub(crate) fn say_judgement(judgement: &Judgement, all: bool) {
     let verdict = &judgement.verdict;
-    let colour = match verdict.class.tone() {
-        Tone::Plain => None,
-        Tone::Good => Some(Colour::Good),
-        Tone::Warning => Some(Colour::Warning),
-        Tone::Bad => Some(Colour::Bad),
-    };
     let sentence = wrapped(&verdict.sentence, 0);
-    say!(
-        "{}",
-        colour.map_or(sentence.clone(), |colour| paint(colour, &sentence))
-    );
+    say!("{}", paint(verdict.class.tone(), &sentence));
     let lines = match all {
         true => judgement.lines().split_off(1),
         false => vec![verdict.numbers.to_string()],

@@ -20,7 +20,7 @@ use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, Key
 use shears_run::{Event, Header, RunError};
 use shears_train::End;
 
-use crate::exit::{INTERRUPTED, Misuse};
+use crate::exit::INTERRUPTED;
 use crate::output::is_passed_on;
 use crate::watch::Listener;
 pub(crate) use state::Setup;
@@ -42,17 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Maximum time between two frames, so that the remaining time counts down even without events.
 const LONGEST: Duration = Duration::from_secs(1);
 
-/// Refuses flags that conflict with a screen.
-pub(crate) fn check(json: bool, quiet: bool) -> Result<(), Misuse> {
-    let refuse = |problem: &str| Err(Misuse(problem.to_string()));
-    match (json, quiet) {
-        (true, _) => refuse("--tui and --json exclude each other"),
-        (_, true) => refuse("--tui and --quiet exclude each other"),
-        _ if !std::io::stdout().is_terminal() || is_passed_on() => {
-            refuse("--tui draws on a terminal, and standard output is not one; leave it out")
-        }
-        _ => Ok(()),
-    }
+/// Whether there is a terminal to draw on.
+pub(crate) fn is_possible() -> bool {
+    std::io::stdout().is_terminal() && !is_passed_on()
 }
 
 /// The screen of a run, until it ends or is dropped.
@@ -70,7 +62,7 @@ impl Screen {
         history: impl Iterator<Item = Result<Event, RunError>>,
         stop: Arc<AtomicBool>,
     ) -> anyhow::Result<Screen> {
-        let mut state = State::new(setup, header);
+        let mut state = State::new(setup.subject.clone(), header);
         for event in history {
             state.take(event?);
         }
@@ -79,7 +71,7 @@ impl Screen {
         let (sender, receiver) = channel();
         let painter = Painter {
             drawing,
-            view: View::new(Instant::now(), stop),
+            view: View::new(setup, Instant::now(), stop),
             state,
             receiver,
         };
@@ -153,8 +145,7 @@ struct Painter {
 impl Painter {
     /// Draws until the run ends or the terminal is gone.
     fn paint(mut self) {
-        // While the display is paused, the state still advances.
-        let mut frozen: Option<State> = None;
+        let mut picture = self.state.picture();
         let (mut changed, mut pressed) = (true, true);
         let (mut drawn, mut pause) = (Instant::now(), Duration::ZERO);
         loop {
@@ -169,15 +160,23 @@ impl Painter {
                 }
             }
             self.state.judge();
-            let shown = frozen.as_ref().unwrap_or(&self.state);
-            let view = &self.view;
             let rested = drawn.elapsed();
             if pressed || rested >= pause && (changed || rested >= LONGEST) {
                 let begun = Instant::now();
-                if self.drawing.draw(|frame| view.draw(frame, shown)).is_err() {
+                // While the display is paused, the state still advances.
+                if changed && !self.view.paused {
+                    picture = self.state.picture();
+                    changed = false;
+                }
+                let view = &self.view;
+                if self
+                    .drawing
+                    .draw(|frame| view.draw(frame, &picture))
+                    .is_err()
+                {
                     return;
                 }
-                (changed, pressed) = (false, false);
+                pressed = false;
                 drawn = Instant::now();
                 // A terminal that was blocked for a while must not stay still for long.
                 pause = (begun.elapsed() * PAUSE).min(5 * LONGEST);
@@ -189,11 +188,6 @@ impl Painter {
                 }
                 Some(false) => {}
                 None => return,
-            }
-            if !self.view.paused {
-                frozen = None;
-            } else if frozen.is_none() {
-                frozen = Some(self.state.clone());
             }
         }
     }

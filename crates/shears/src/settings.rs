@@ -373,6 +373,15 @@ fn check_key(key: &str) -> Result<(), String> {
     }
 }
 
+/// A value as text: strings without quotes, and 1e-8 rather than 0.00000001.
+pub(crate) fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Float(number) => format!("{number:?}"),
+        other => other.to_string(),
+    }
+}
+
 /// A parser for clap that keeps the text, and checks that it parses as a `T`.
 pub(crate) fn checked<T: std::str::FromStr<Err: std::fmt::Display>>(
     text: &str,

@@ -82,6 +82,36 @@ pub(crate) fn bar_of(steps: u64, style: &str, shown: bool) -> ProgressBar {
     bar.with_style(ProgressStyle::with_template(style).unwrap_or(ProgressStyle::default_bar()))
 }
 
+/// Watches the steps of a run, below a bar.
+pub(crate) struct StepWatch<'a> {
+    pub(crate) stop: &'a AtomicBool,
+    pub(crate) bar: &'a ProgressBar,
+    pub(crate) step: &'a mut dyn FnMut(&StepEvent),
+}
+
+impl Observer for StepWatch<'_> {
+    fn step(&mut self, event: &StepEvent) {
+        (self.step)(event);
+    }
+
+    fn warning(&mut self, message: &str) {
+        warn(Some(self.bar), message);
+    }
+
+    fn wants_to_stop(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
+/// Prints a warning, above the bar if there is one.
+fn warn(bar: Option<&ProgressBar>, message: &str) {
+    let warning = || complain!("shears: warning: {}", one_line(message));
+    match bar {
+        Some(bar) => bar.suspend(warning),
+        None => warning(),
+    }
+}
+
 /// Prints the progress of a run.
 pub(crate) struct Watch {
     show: Show,
@@ -268,11 +298,7 @@ impl Observer for Watch {
     }
 
     fn warning(&mut self, message: &str) {
-        let warning = || complain!("shears: warning: {}", one_line(message));
-        match &self.bar {
-            Some(bar) => bar.suspend(warning),
-            None => warning(),
-        }
+        warn(self.bar.as_ref(), message);
     }
 
     fn wants_to_stop(&self) -> bool {

@@ -1,44 +1,40 @@
 //! `cargo xtask lines [BEFORE]`: counts the lines of each crate, code and tests separately, now and
 //! at an earlier commit.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use crate::markdown;
 
-/// Lines of Rust.
-#[derive(Clone, Copy, Default)]
-struct Lines {
-    code: usize,
-    tests: usize,
-}
+/// The lines of code and of tests of each crate, and of all.
+type Lines = BTreeMap<String, [usize; 2]>;
 
 /// Prints the table, in Markdown.
 pub(crate) fn run(before: Option<&str>) -> Result<(), String> {
     let revisions: Vec<&str> = before.into_iter().chain(["HEAD"]).collect();
-    let counted: Result<Vec<_>, String> = revisions.iter().map(|at| count(at)).collect();
+    let counted: Result<Vec<Lines>, String> = revisions.iter().map(|at| count(at)).collect();
     println!("{}", table(&revisions, &counted?));
     Ok(())
 }
 
-/// The lines of each crate at a commit.
-fn count(revision: &str) -> Result<BTreeMap<String, Lines>, String> {
+/// Counts the lines at a commit.
+fn count(revision: &str) -> Result<Lines, String> {
     let files = git(&["ls-tree", "-r", "--name-only", revision, "--", "crates"])?;
-    let mut crates: BTreeMap<String, Lines> = BTreeMap::new();
+    let mut counted = Lines::new();
     for path in files.lines().filter(|path| path.ends_with(".rs")) {
         let text = git(&["show", &format!("{revision}:{path}")])?;
-        let name = path.split('/').nth(1).unwrap_or(path);
-        let lines = crates.entry(name.to_string()).or_default();
         let all = text.lines().count();
         let code = match is_test(path) {
             true => 0,
             // Unit tests are at the end of their file.
             false => start_of_tests(&text).map_or(all, |start| text[..start].lines().count()),
         };
-        lines.code += code;
-        lines.tests += all - code;
+        for name in [path.split('/').nth(1).unwrap_or(path), "all"] {
+            let lines = counted.entry(name.to_string()).or_default();
+            *lines = [lines[0] + code, lines[1] + all - code];
+        }
     }
-    Ok(crates)
+    Ok(counted)
 }
 
 /// Where the unit tests of a file begin.
@@ -68,37 +64,22 @@ fn git(arguments: &[&str]) -> Result<String, String> {
     }
 }
 
-fn table(revisions: &[&str], counted: &[BTreeMap<String, Lines>]) -> String {
+fn table(revisions: &[&str], counted: &[Lines]) -> String {
     let heads = revisions
         .iter()
         .map(|at| [format!("code at {at}"), "tests".into()]);
     let head = ["crate".to_string()].into_iter().chain(heads.flatten());
-    let mut names: Vec<&String> = counted.iter().flat_map(BTreeMap::keys).collect();
-    names.sort();
-    names.dedup();
-    let sum = |crates: &BTreeMap<String, Lines>, is_counted: &dyn Fn(&str) -> bool| {
-        let its = crates.iter().filter(|(name, _)| is_counted(name));
-        let sum = its.fold([0, 0], |[code, tests], (_, lines)| {
-            [code + lines.code, tests + lines.tests]
-        });
-        sum.map(|lines| lines.to_string())
-    };
-    let row = |label: &str, is_counted: &dyn Fn(&str) -> bool| {
-        let cells = counted.iter().flat_map(|crates| sum(crates, is_counted));
-        [label.to_string()]
+    let names: BTreeSet<&String> = counted.iter().flat_map(BTreeMap::keys).collect();
+    let rows = names.into_iter().map(|name| {
+        let cells = counted.iter().map(|lines| lines.get(name).copied());
+        let cells = cells.flat_map(|lines| lines.unwrap_or_default().map(|some| some.to_string()));
+        [name.clone()]
             .into_iter()
             .chain(cells)
             .collect::<Vec<String>>()
-    };
-    let rows = names
-        .iter()
-        .map(|crate_| row(crate_, &|name| name == crate_.as_str()));
-    let rows = rows.chain([row("all", &|_| true)]);
-    markdown::table(
-        head,
-        &format!("|---|{}", "--:|--:|".repeat(revisions.len())),
-        rows,
-    )
+    });
+    let below = format!("|---|{}", "--:|--:|".repeat(revisions.len()));
+    markdown::table(head, &below, rows)
 }
 
 #[cfg(test)]

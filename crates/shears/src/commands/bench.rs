@@ -1,8 +1,6 @@
 //! `shears bench`: times training steps, clipping, or generation.
 
-mod clip;
-mod generate;
-mod train;
+mod parts;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -111,9 +109,6 @@ const EXAMPLES: &str = "Examples:
       --vocabulary 50257 --tied=false
   shears bench --part generate --preset lstm-512 --steps 300";
 
-/// Default number of timed steps or rounds.
-const STEPS: u64 = 20;
-
 /// What is timed, and how.
 struct Timing {
     plan: Plan,
@@ -195,9 +190,9 @@ fn run_in(world: &World, arguments: BenchArguments) -> anyhow::Result<ExitCode> 
         plan,
     };
     let measured = match part {
-        BenchPart::Train => train::run(world, &timing)?,
-        BenchPart::Clip => clip::run(&timing)?,
-        BenchPart::Generate => generate::run(&timing)?,
+        BenchPart::Train => parts::train(world, &timing)?,
+        BenchPart::Clip => parts::clip(&timing)?,
+        BenchPart::Generate => parts::generate(&timing)?,
     };
     match arguments.json {
         _ if !world.is_first() => {}

@@ -1,7 +1,7 @@
 //! `shears compare`: compares existing runs.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueHint};
@@ -14,7 +14,9 @@ use crate::comparison::{
 use crate::exit::{Misuse, misuse};
 use crate::new_file;
 use crate::output::{complain, say};
+use crate::report::counted;
 use crate::run_log::{self, without_header};
+use crate::settings::plain;
 
 /// Compare existing runs, with the report of `shears sweep`
 ///
@@ -60,13 +62,6 @@ fn is_named(setting: &Setting) -> bool {
     }
 }
 
-/// A run as it was read.
-struct Read {
-    path: PathBuf,
-    plan: Plan,
-    outcome: Outcome,
-}
-
 pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     if let Some(out) = &arguments.out {
         new_file::check_folder(out, &["report.json"])?;
@@ -76,11 +71,12 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
             misuse!("{out} is the folder of a sweep or of a run; choose another --out");
         }
     }
-    let runs = arguments.runs.iter().map(|path| read(path.clone()));
-    let mut runs: Vec<Read> = runs.collect::<anyhow::Result<_>>()?;
+    let runs = arguments.runs.iter().map(|path| read(path));
+    let mut runs: Vec<Run> = runs.collect::<anyhow::Result<_>>()?;
     check_comparable(&runs)?;
     let cut = cut_to_common(&mut runs)?;
-    let report = Report::of(comparison(runs, cut.as_deref())?);
+    let differing = differing(&runs);
+    let report = Report::of(comparison(runs, &differing, cut.as_deref())?);
     if let Some(out) = &arguments.out {
         report.write(out)?;
     }
@@ -91,25 +87,28 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn read(path: PathBuf) -> anyhow::Result<Read> {
-    let run = RunFolder::open_to_read(&path)?;
+pub(super) fn read(path: &Path) -> anyhow::Result<Run> {
+    let run = RunFolder::open_to_read(path)?;
     let log = run_log::read(&run)?;
     if let Some(missing) = without_header(&log.columns, "figure of its layers") {
         complain!("shears: warning: {}: {missing}", log.path().display());
     }
-    let outcome = Outcome::of(log.columns, &path);
+    let outcome = Outcome::of(log.columns, path);
     if outcome.columns.rows() == 0 {
         return Err(super::nothing_recorded(&run, "compare").into());
     }
-    Ok(Read {
+    Ok(Run {
         plan: run.plan()?,
-        path,
+        path: path.to_path_buf(),
         outcome,
+        // Set when all runs are known.
+        variant: 0,
+        rate: 0,
     })
 }
 
 /// Refuses runs whose losses are not comparable.
-fn check_comparable(runs: &[Read]) -> Result<(), Misuse> {
+fn check_comparable(runs: &[Run]) -> Result<(), Misuse> {
     let first = &runs[0];
     for other in &runs[1..] {
         let (left, right) = (&first.plan, &other.plan);
@@ -138,30 +137,30 @@ fn check_comparable(runs: &[Read]) -> Result<(), Misuse> {
 /// Cuts the runs to the steps that all of them have, and returns a note about it. Nothing is cut if
 /// all runs ended and planned the same number of steps. A diverged run is compared as far as it
 /// got.
-fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
+fn cut_to_common(runs: &mut [Run]) -> Result<Option<String>, Misuse> {
     let planned = runs[0].plan.steps;
-    let is_over = |run: &Read| {
+    let is_over = |run: &Run| {
         let goes_on = [None, Some(EndReason::Stopped), Some(EndReason::Failed)];
         run.plan.steps == planned && !goes_on.contains(&run.outcome.end)
     };
     if runs.iter().all(is_over) {
         return Ok(None);
     }
-    let whole = |run: &&Read| run.outcome.end != Some(EndReason::Diverged);
-    let steps_of = |run: &&Read| run.outcome.columns.rows();
+    let whole = |run: &&Run| run.outcome.end != Some(EndReason::Diverged);
+    let steps_of = |run: &&Run| run.outcome.columns.rows();
     let Some(shortest) = runs.iter().filter(whole).min_by_key(steps_of) else {
         return Ok(None);
     };
     let steps = shortest.outcome.columns.rows();
-    let evaluations = |run: &Read| {
+    let evaluations = |run: &Run| {
         let found = run.outcome.columns.evaluations.iter();
         found.map(|found| found.step).collect::<Vec<u64>>()
     };
     let mut of_shortest = evaluations(shortest).into_iter().rev();
-    let has = |run: &Read, at| evaluations(run).contains(&at);
+    let has = |run: &Run, at| evaluations(run).contains(&at);
     let common = of_shortest.find(|at| runs.iter().filter(whole).all(|run| has(run, *at)));
     let Some(evaluation) = common else {
-        let last = |run: &Read| match evaluations(run).last() {
+        let last = |run: &Run| match evaluations(run).last() {
             Some(step) => format!("{} last at step {step}", run.path.display()),
             None => format!("{} never", run.path.display()),
         };
@@ -181,14 +180,22 @@ fn cut_to_common(runs: &mut [Read]) -> Result<Option<String>, Misuse> {
 }
 
 /// Groups the runs by policy, other settings that differ, and learning rate.
-fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misuse> {
-    let differing = differing(&runs);
-    let model = match differing.as_slice() {
+pub(super) fn comparison(
+    mut runs: Vec<Run>,
+    differing: &[&str],
+    cut: Option<&str>,
+) -> Result<Comparison, Misuse> {
+    let seeds: BTreeSet<u64> = runs.iter().map(|run| run.plan.seed).collect();
+    let seeds = counted(seeds.len() as u64, "seed");
+    let model = match differing {
         [] => comparison::model(&runs[0].plan),
         _ => "models and settings as named".to_string(),
     };
-    let mut about = match differing.as_slice() {
-        [] => format!("{}. {SAME_START}", comparison::settings(&runs[0].plan)),
+    let mut about = match differing {
+        [] => {
+            let settings = comparison::settings(&runs[0].plan);
+            format!("{settings}, {seeds}. {SAME_START}")
+        }
         names => format!("Runs that differ in {}.", names.join(", ")),
     };
     if let Some(cut) = cut {
@@ -200,29 +207,21 @@ fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misu
     rates.dedup();
     runs.sort_by_key(|run| run.plan.seed);
     let mut taken = BTreeMap::new();
-    let mut sorted = Vec::new();
-    for run in runs {
-        let plan = run.plan;
-        let its = variant(&plan, &differing);
+    for run in &mut runs {
+        let its = variant(&run.plan, differing);
         let found = variants.iter().position(|other| *other == its);
-        let variant = found.unwrap_or(variants.len());
+        run.variant = found.unwrap_or(variants.len());
         if found.is_none() {
             variants.push(its);
         }
-        let rate = rates.iter().position(|lr| *lr == plan.lr).unwrap_or(0);
-        let seed = plan.seed;
-        if let Some(other) = taken.insert((variant, rate, seed), run.path.clone()) {
+        run.rate = rates.iter().position(|lr| *lr == run.plan.lr).unwrap_or(0);
+        let key = (run.variant, run.rate, run.plan.seed);
+        if let Some(other) = taken.insert(key, run.path.clone()) {
             let (other, path) = (other.display(), run.path.display());
             misuse!(
                 "{other} and {path} have the same settings and the same seed; leave one of them out"
             );
         }
-        sorted.push(Run {
-            variant,
-            rate,
-            seed,
-            outcome: run.outcome,
-        });
     }
     if variants.len() > MOST_VARIANTS {
         misuse!(
@@ -236,13 +235,13 @@ fn comparison(mut runs: Vec<Read>, cut: Option<&str>) -> Result<Comparison, Misu
         about,
         variants,
         rates,
-        runs: sorted,
+        runs,
     })
 }
 
 /// The names of the settings to show next to the policy: those that differ between runs that have
 /// them. A setting that only one of two optimizers has is not named.
-fn differing(runs: &[Read]) -> Vec<&'static str> {
+fn differing(runs: &[Run]) -> Vec<&'static str> {
     let differs = |setting: &&Setting| {
         let plans = runs.iter().map(|run| &run.plan);
         let mut values = plans
@@ -263,10 +262,8 @@ fn variant(plan: &Plan, differing: &[&str]) -> Variant {
     let table = toml::Table::try_from(plan).unwrap_or_default();
     let mut name = plan.clip.to_string();
     for key in differing {
-        match table.get(*key) {
-            Some(toml::Value::String(text)) => name.push_str(&format!(", {key} {text}")),
-            Some(value) => name.push_str(&format!(", {key} {value}")),
-            None => {}
+        if let Some(value) = table.get(*key) {
+            name.push_str(&format!(", {key} {}", plain(value)));
         }
     }
     Variant {

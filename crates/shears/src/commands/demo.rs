@@ -2,20 +2,23 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
+use gradclip_judge::Tone;
+use indicatif::ProgressBar;
 use shears_run::{Columns, EndReason, StepEvent, Subject, quoted};
-use shears_train::{Observer, Plan, RunFolder, load_corpora};
+use shears_train::{Plan, RunFolder, load_corpora};
 
 use super::generate::write_last_sample;
 use crate::exit::INTERRUPTED;
 use crate::model::device_of;
-use crate::output::{Colour, columns, paint, say, wrap, wrapped};
+use crate::output::{columns, paint, say, wrap, wrapped};
 use crate::report;
 use crate::run_log;
+use crate::table::{row, table};
 use crate::training::{Ended, new_folder, train_alone};
-use crate::watch::{bar_of, brief, indent, stop_when_asked};
+use crate::watch::{StepWatch, bar_of, brief, indent, stop_when_asked};
 
 /// See what clipping does: one network trained without and with it, side by side
 ///
@@ -105,17 +108,14 @@ impl Demo {
             let names = POLICIES.map(|policy| format!("{policy:^22}"));
             say!("        {}", names.join("   ").trim_end());
             let head = format!("{:>10}  {:>10}", "loss", "norm");
-            say!(
-                "{}",
-                paint(Colour::Dim, &format!("  step  {head}   {head}"))
-            );
+            say!("  step  {head}   {head}");
         }
         let mut tell = |event: &StepEvent| {
             if !self.json && is_shown(event.step) {
                 let left = seen.get(event.step as usize - 1);
-                let gone = paint(Colour::Bad, &format!("{:>22}", "-"));
-                let left = left.map_or(gone, row);
-                say!("{:>6}  {left}   {}", event.step, row(event));
+                let gone = paint(Tone::Bad, &format!("{:>22}", "-"));
+                let left = left.map_or(gone, loss_and_norm);
+                say!("{:>6}  {left}   {}", event.step, loss_and_norm(event));
             }
         };
         let clipped = self.train(clipped_plan, "demo-clipped", &mut tell)?;
@@ -148,7 +148,11 @@ impl Demo {
         corpora.identify(&mut plan);
         let stop = &*self.stop;
         let create = || RunFolder::create(&new_folder(name)?, &plan, &corpora.tokenizer, None);
-        let watch = &mut DemoWatch { stop, tell };
+        let watch = &mut StepWatch {
+            stop,
+            bar: &ProgressBar::hidden(),
+            step: tell,
+        };
         let Ended {
             folder,
             trainer,
@@ -194,32 +198,17 @@ fn plan(settings: &str, clip: Option<&str>) -> anyhow::Result<Plan> {
     Ok(Plan::resolve(&settings)?)
 }
 
-struct DemoWatch<'a> {
-    stop: &'a AtomicBool,
-    tell: &'a mut dyn FnMut(&StepEvent),
-}
-
-impl Observer for DemoWatch<'_> {
-    fn step(&mut self, event: &StepEvent) {
-        (self.tell)(event);
-    }
-
-    fn wants_to_stop(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
-    }
-}
-
 /// The steps of the table: the first ones, in which the unclipped run dies, and some later ones.
 fn is_shown(step: u64) -> bool {
     step <= 5 || [10, 20, 50].contains(&step) || step.is_multiple_of(100)
 }
 
 /// Loss and norm of a step.
-fn row(event: &StepEvent) -> String {
+fn loss_and_norm(event: &StepEvent) -> String {
     let norm = event.clip.norm_before;
     match event.loss.filter(|_| norm.is_finite()) {
         Some(loss) => format!("{:>10}  {:>10}", brief(loss), brief(norm)),
-        None => paint(Colour::Bad, &format!("{:>22}", "not finite")),
+        None => paint(Tone::Bad, &format!("{:>22}", "not finite")),
     }
 }
 
@@ -238,9 +227,9 @@ fn conclude(free: &Shown, clipped: &Shown, lstm: &Shown) -> anyhow::Result<()> {
     for ((run, policy), outcome) in [free, clipped].into_iter().zip(POLICIES).zip(outcomes) {
         let died = run.how == EndReason::Diverged;
         let (curve, width) = sparkline(&run.columns, run.plan.steps, cells, range);
-        let colour = if died { Colour::Bad } else { Colour::Good };
+        let tone = if died { Tone::Bad } else { Tone::Good };
         let gap = " ".repeat(cells - width);
-        let curve = paint(colour, &curve);
+        let curve = paint(tone, &curve);
         say!("  {policy:<name_width$}  {curve}{gap}  {outcome}");
     }
     let loss = lstm.columns.evaluations.last();
@@ -266,20 +255,18 @@ fn conclude(free: &Shown, clipped: &Shown, lstm: &Shown) -> anyhow::Result<()> {
 
 /// Commands with their labels, or without them if a line would not fit.
 fn labelled(commands: &[(&str, String)], columns: Option<usize>) -> String {
-    let width = commands.iter().map(|(label, _)| label.len()).max();
-    let width = width.unwrap_or(0);
-    let with_labels = commands
+    let rows = commands
         .iter()
-        .map(|(label, command)| format!("  {label:<width$}  {command}"));
-    let fits = |line: String| columns.is_none_or(|columns| line.chars().count() <= columns);
-    let lines: Vec<String> = match with_labels.clone().all(fits) {
-        true => with_labels.collect(),
-        false => commands
+        .map(|(label, command)| row([label, command]));
+    let mut lines = table("<<", &rows.collect::<Vec<_>>());
+    let widest = lines.iter().map(|line| line.chars().count() + 2).max();
+    if widest > columns.or(widest) {
+        lines = commands
             .iter()
-            .map(|(_, command)| format!("  {command}"))
-            .collect(),
-    };
-    lines.join("\n")
+            .map(|(_, command)| command.clone())
+            .collect();
+    }
+    format!("  {}", lines.join("\n  "))
 }
 
 /// Where a run died, or its first and last loss.

@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
         columns,
     };
     match arguments.json {
-        true => say!("{}", inspected.json()?),
+        true => say!("{}", inspected.json()),
         false => inspected.print(),
     }
     Ok(ExitCode::SUCCESS)
@@ -77,7 +77,7 @@ struct Inspected {
 }
 
 impl Inspected {
-    fn json(&self) -> anyhow::Result<serde_json::Value> {
+    fn json(&self) -> serde_json::Value {
         let parameters = self
             .columns
             .header
@@ -86,25 +86,29 @@ impl Inspected {
         let elements: Option<usize> =
             parameters.map(|parameters| parameters.iter().map(Parameter::elements).sum());
         let show = |path: &PathBuf| path.display().to_string();
-        let mut object = self.judgement.json();
-        object["end"] = self.columns.end.as_ref().map_or(
-            serde_json::Value::Null,
-            |end| serde_json::json!({ "how": end.how, "message": end.message }),
-        );
-        object["plan"] = serde_json::to_value(&self.plan)?;
-        object["tokenizer"] = self.tokenizer.describe().into();
-        object["parameters"] = elements.into();
-        object["history"] = serde_json::to_value(history(&self.columns))?;
-        object["resumes"] = serde_json::to_value(&self.columns.resumes)?;
-        object["changes"] = serde_json::to_value(&self.columns.changes)?;
-        object["ranks"] = serde_json::to_value(&self.columns.ranks)?;
-        object["exchange"] = serde_json::to_value(self.columns.exchanged())?;
-        object["checkpoints"] = self.checkpoints.iter().map(show).collect();
         let store = self.run.checkpoints();
         let damaged = |path: &&PathBuf| store.damage(path).is_some();
-        object["damaged_checkpoints"] = self.checkpoints.iter().filter(damaged).map(show).collect();
-        object["best_checkpoint"] = self.best.as_ref().map(show).into();
-        Ok(object)
+        let end = self.columns.end.as_ref();
+        let more = serde_json::json!({
+            "end": end.map(|end| serde_json::json!({ "how": end.how, "message": end.message })),
+            "plan": self.plan,
+            "tokenizer": self.tokenizer.describe(),
+            "parameters": elements,
+            "history": history(&self.columns),
+            "resumes": self.columns.resumes,
+            "changes": self.columns.changes,
+            "ranks": self.columns.ranks,
+            "exchange": self.columns.exchanged(),
+            "checkpoints": self.checkpoints.iter().map(show).collect::<Vec<_>>(),
+            "damaged_checkpoints":
+                self.checkpoints.iter().filter(damaged).map(show).collect::<Vec<_>>(),
+            "best_checkpoint": self.best.as_ref().map(show),
+        });
+        let mut object = self.judgement.json();
+        if let (Some(object), serde_json::Value::Object(more)) = (object.as_object_mut(), more) {
+            object.extend(more);
+        }
+        object
     }
 
     /// How the run ended, or that it has not.

@@ -4,27 +4,24 @@ mod grid;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, ValueHint};
-use indicatif::ProgressBar;
 use shears_parallel::agree;
-use shears_run::{EndReason, Glance, LOG, StepEvent};
-use shears_train::{ClipPolicy, Corpora, Evaluation, Observer, RunFolder, Setting};
+use shears_run::{EndReason, Glance, LOG};
+use shears_train::{ClipPolicy, Corpora, RunFolder, Setting};
 
-use crate::comparison::{self, Comparison, Outcome, Report, Run, SAME_START, Variant};
+use super::compare;
+use crate::comparison::Report;
 use crate::exit::{INTERRUPTED, misuse};
 use crate::loading;
 use crate::memory;
 use crate::model::{device_of, model_of};
 use crate::new_file;
-use crate::output::{complain, one_line, say, wrapped};
+use crate::output::{say, wrapped};
 use crate::report;
-use crate::run_log;
 use crate::settings::{Given, Scope, Settings, checked};
 use crate::training::{batches_and_memory, name_of, train_alone};
-use crate::watch::{bar_of, stop_when_asked};
+use crate::watch::{StepWatch, bar_of, stop_when_asked};
 use crate::world::World;
 use grid::{Cell, Grid};
 
@@ -199,15 +196,20 @@ fn train_cells(
     let Prepared {
         corpora, threads, ..
     } = prepared;
-    let mut watch = GridWatch::new(own.iter().map(|cell| cell.plan.steps).sum(), shown)?;
+    let stop = stop_when_asked(shown)?;
+    let steps = own.iter().map(|cell| cell.plan.steps).sum();
+    // One progress bar for all runs.
+    let bar = &bar_of(
+        steps,
+        "{bar:24.cyan/dim} {percent} %  {msg}  {eta} left",
+        shown,
+    );
+    let tell = |line: &str| bar.suspend(|| say!("{line}"));
+    let mut before = 0;
     for &cell in own {
-        watch.bar.set_message(name_of(&cell.folder));
-        watch.last_loss = None;
-        let how = match ended(cell)? {
-            Some((how, loss)) => {
-                watch.last_loss = loss;
-                how
-            }
+        bar.set_message(name_of(&cell.folder));
+        let (how, loss) = match ended(cell)? {
+            Some(ended) => ended,
             None => {
                 let open = || match cell.exists() {
                     true => RunFolder::open(&cell.folder),
@@ -218,21 +220,27 @@ fn train_cells(
                         corpora.standard_input.as_deref(),
                     ),
                 };
-                train_alone(&cell.plan, corpora, *threads, open, &mut watch)?.how
+                let mut watch = StepWatch {
+                    stop: &stop,
+                    bar,
+                    step: &mut |event| bar.set_position(before + event.step),
+                };
+                let how = train_alone(&cell.plan, corpora, *threads, open, &mut watch)?.how;
+                (how, glance(cell).val_loss)
             }
         };
         if how == EndReason::Stopped {
-            watch.bar.finish_and_clear();
+            bar.finish_and_clear();
             return Ok(true);
         }
-        watch.ended += cell.plan.steps;
-        watch.bar.set_position(watch.ended);
-        watch.note(cell, how);
+        before += cell.plan.steps;
+        bar.set_position(before);
         if shown {
-            tell_ended(others, |line| watch.bar.suspend(|| say!("{line}")));
+            tell(&line_of(cell, how, loss));
+            tell_ended(others, tell);
         }
     }
-    watch.bar.finish_and_clear();
+    bar.finish_and_clear();
     Ok(false)
 }
 
@@ -260,45 +268,16 @@ fn ended(cell: &Cell) -> anyhow::Result<Option<(EndReason, Option<f64>)>> {
     Ok(end_of(cell))
 }
 
+fn glance(cell: &Cell) -> Glance {
+    Glance::at(&cell.folder.join(LOG))
+}
+
 /// The same for a run that another process may still be writing.
 fn end_of(cell: &Cell) -> Option<(EndReason, Option<f64>)> {
-    let glance = Glance::at(&cell.folder.join(LOG));
+    let glance = glance(cell);
     let how = glance.end?.how;
     let is_over = how != EndReason::Stopped && how != EndReason::Failed;
     is_over.then_some((how, glance.val_loss))
-}
-
-/// One progress bar for all runs.
-struct GridWatch {
-    bar: ProgressBar,
-    /// The steps of the runs that have ended.
-    ended: u64,
-    stop: Arc<AtomicBool>,
-    last_loss: Option<f64>,
-    shown: bool,
-}
-
-impl GridWatch {
-    /// `shown` is whether this process prints.
-    fn new(steps: u64, shown: bool) -> anyhow::Result<Self> {
-        let stop = stop_when_asked(shown)?;
-        let style = "{bar:24.cyan/dim} {percent} %  {msg}  {eta} left";
-        Ok(GridWatch {
-            bar: bar_of(steps, style, shown),
-            ended: 0,
-            stop,
-            last_loss: None,
-            shown,
-        })
-    }
-
-    /// Prints that a run has ended.
-    fn note(&self, cell: &Cell, how: EndReason) {
-        let line = line_of(cell, how, self.last_loss);
-        if self.shown {
-            self.bar.suspend(|| say!("{line}"));
-        }
-    }
 }
 
 /// The line that says how a run ended.
@@ -314,55 +293,11 @@ fn line_of(cell: &Cell, how: EndReason, loss: Option<f64>) -> String {
     format!("{}: {how}{loss}", name_of(&cell.folder))
 }
 
-impl Observer for GridWatch {
-    fn step(&mut self, event: &StepEvent) {
-        self.bar.set_position(self.ended + event.step);
-    }
-
-    fn evaluation(&mut self, _step: u64, evaluation: &Evaluation) {
-        self.last_loss = Some(evaluation.val_loss);
-    }
-
-    fn warning(&mut self, message: &str) {
-        self.bar
-            .suspend(|| complain!("shears: warning: {}", one_line(message)));
-    }
-
-    fn wants_to_stop(&self) -> bool {
-        self.stop.load(Ordering::SeqCst)
-    }
-}
-
 /// Reads the logs of the runs, and writes the report.
 fn conclude(grid: &Grid, out: &Path) -> anyhow::Result<ExitCode> {
-    let mut runs = Vec::new();
-    for cell in &grid.cells {
-        let log = run_log::read(&RunFolder::open_to_read(&cell.folder)?)?;
-        runs.push(Run {
-            variant: cell.policy,
-            rate: cell.rate,
-            seed: cell.plan.seed,
-            outcome: Outcome::of(log.columns, &cell.folder),
-        });
-    }
-    let variants = grid.policies.iter().map(|name| {
-        Ok(Variant {
-            clip: name.parse()?,
-            name: name.clone(),
-        })
-    });
-    let report = Report::of(Comparison {
-        model: comparison::model(&grid.cells[0].plan),
-        about: format!(
-            "{}, {} seed{}. {SAME_START}",
-            comparison::settings(&grid.cells[0].plan),
-            grid.seeds,
-            if grid.seeds == 1 { "" } else { "s" },
-        ),
-        variants: variants.collect::<anyhow::Result<_>>()?,
-        rates: grid.rates.clone(),
-        runs,
-    });
+    let runs = grid.cells.iter().map(|cell| compare::read(&cell.folder));
+    let runs = runs.collect::<anyhow::Result<Vec<_>>>()?;
+    let report = Report::of(compare::comparison(runs, &[], None)?);
     report.write(out)?;
     report.print(None, Some(out));
     Ok(ExitCode::SUCCESS)

@@ -1,7 +1,6 @@
 //! `shears train`: trains a new run, or resumes one.
 
 mod arguments;
-mod asked;
 mod ending;
 mod initial;
 mod remarks;
@@ -29,9 +28,8 @@ use crate::tensorboard::TensorBoard;
 use crate::training::{batches_and_memory, new_folder, newest_checkpoint};
 use crate::watch::{Show, Watch};
 use crate::world::World;
-use arguments::Outside;
 pub(crate) use arguments::TrainArguments;
-use asked::Asked;
+use arguments::{Asked, Outside};
 
 pub(crate) fn run(arguments: TrainArguments) -> anyhow::Result<ExitCode> {
     let world = World::find()?;

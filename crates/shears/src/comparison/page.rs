@@ -91,42 +91,38 @@ fn with_code(text: &str) -> Markup {
 
 /// The table for the terminal, with as many columns as fit.
 pub(super) fn table(findings: &Findings, room: Option<usize>) -> String {
-    let mut columns = ON_TERMINAL.to_vec();
+    let mut left_out = vec!["cosine", "loss jumps"];
     if findings.groups.iter().all(|group| group.skipped == 0) {
-        columns.retain(|column| HEADINGS[*column] != "skipped");
+        left_out.push("skipped");
     }
-    let mut lines = table_of(findings, &columns);
+    let mut lines = table_without(findings, &left_out);
     let fits = |lines: &[String]| {
         let widest = lines.iter().map(|line| line.chars().count()).max();
         room.is_none_or(|room| widest <= Some(room))
     };
-    for least in LEAST {
+    // A narrow terminal drops these, in this order.
+    for least in ["steps to target", "skipped", "converged"] {
         if !fits(&lines) {
-            columns.retain(|column| HEADINGS[*column] != least);
-            lines = table_of(findings, &columns);
+            left_out.push(least);
+            lines = table_without(findings, &left_out);
         }
     }
     lines.join("\n") + "\n"
 }
 
-fn table_of(findings: &Findings, columns: &[usize]) -> Vec<String> {
-    let heading = HEADINGS.map(String::from);
-    let all = [heading].into_iter().chain(findings.groups.iter().map(row));
+fn table_without(findings: &Findings, left_out: &[&str]) -> Vec<String> {
+    let all = [HEADINGS.map(String::from)].into_iter();
+    let all = all.chain(findings.groups.iter().map(row));
     let rows = all.map(|cells| {
-        let shown = columns.iter().map(|column| cells[*column].clone());
-        shown.collect()
+        let cells = HEADINGS.iter().zip(cells);
+        let shown = cells.filter(|(heading, _)| !left_out.contains(heading));
+        shown.map(|(_, cell)| cell).collect()
     });
-    let alignment: String = columns.iter().map(|column| ALIGNMENT[*column]).collect();
-    table::table(&alignment, &rows.collect::<Vec<_>>())
+    let rows: Vec<Vec<String>> = rows.collect();
+    // The first and the last column are words.
+    let numbers = ">".repeat(rows[0].len() - 2);
+    table::table(&format!("<{numbers}<"), &rows)
 }
-
-/// Columns that a narrow terminal drops, in this order.
-const LEAST: [&str; 3] = ["steps to target", "skipped", "converged"];
-
-/// Indices of the columns for the terminal.
-const ON_TERMINAL: [usize; 8] = [0, 1, 2, 3, 4, 6, 8, 9];
-
-const ALIGNMENT: [char; HEADINGS.len()] = ['<', '>', '>', '>', '>', '>', '>', '>', '>', '<'];
 
 const HEADINGS: [&str; 10] = [
     "policy",

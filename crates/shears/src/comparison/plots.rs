@@ -37,27 +37,24 @@ pub(super) fn draw(comparison: &Comparison, findings: &Findings) -> anyhow::Resu
     Ok(pictures)
 }
 
+/// The runs of each variant at its best learning rate, or at the lowest if none converged.
 fn all_shown<'a>(comparison: &'a Comparison, findings: &Findings) -> Vec<Shown<'a>> {
-    let variants = 0..comparison.variants.len();
-    let shown = variants.filter_map(|variant| shown(comparison, findings, variant));
-    shown.collect()
-}
-
-/// The runs of a variant at its best learning rate, or at the lowest if none converged.
-fn shown<'a>(comparison: &'a Comparison, findings: &Findings, variant: usize) -> Option<Shown<'a>> {
-    let groups = findings.groups.iter();
-    let lowest = groups
-        .filter(|group| group.variant == variant)
-        .min_by(|left, right| left.lr.total_cmp(&right.lr));
-    let group = findings.best[variant].map_or(lowest, |best| findings.groups.get(best))?;
-    Some(Shown {
-        index: variant,
-        name: match comparison.rates.len() {
-            1 => group.policy.clone(),
-            _ => format!("{}, lr {}", group.policy, group.lr),
-        },
-        runs: comparison.seeds_of(variant, group.rate),
-    })
+    let shown = |variant: usize| {
+        let groups = findings.groups.iter();
+        let lowest = groups
+            .filter(|group| group.variant == variant)
+            .min_by(|left, right| left.lr.total_cmp(&right.lr));
+        let group = findings.best[variant].map_or(lowest, |best| findings.groups.get(best))?;
+        Some(Shown {
+            index: variant,
+            name: match comparison.rates.len() {
+                1 => group.policy.clone(),
+                _ => format!("{}, lr {}", group.policy, group.lr),
+            },
+            runs: comparison.seeds_of(variant, group.rate),
+        })
+    };
+    (0..comparison.variants.len()).filter_map(shown).collect()
 }
 
 /// The axis of steps for the runs that are shown.
@@ -80,10 +77,8 @@ fn by_step(values: impl IntoIterator<Item = f64>) -> Vec<(f64, f64)> {
 /// each other stay visible.
 fn series_of(index: usize, name: &str) -> Series {
     Series {
-        name: name.to_string(),
-        colour: Colour::Series(index),
         width: [4, 3, 2].get(index).copied().unwrap_or(2),
-        ..Series::default()
+        ..Series::named(name, Colour::Series(index))
     }
 }
 
@@ -227,7 +222,8 @@ fn sentences(shown: &[Shown<'_>]) -> String {
 
 /// The norms of a variant's first seed, over the steps of the longest run.
 fn norm_panel(shown: &[Shown<'_>], variant: &Shown<'_>) -> Panel {
-    let Run { seed, outcome, .. } = variant.runs[0];
+    let Run { plan, outcome, .. } = variant.runs[0];
+    let seed = plan.seed;
     let columns = &outcome.columns;
     let norms = by_step(columns.norm_before.iter().copied());
     let cut = norms.iter().zip(&columns.coefficient).zip(&columns.action);
@@ -238,11 +234,7 @@ fn norm_panel(shown: &[Shown<'_>], variant: &Shown<'_>) -> Panel {
         .map(|row| (row + 1) as f64);
     let skipped: Vec<f64> = skipped.collect();
     let clipped = outcome.steps_with(ClipAction::Clip).count();
-    let series = |name: &str, colour| Series {
-        name: name.into(),
-        colour: Colour::Series(colour),
-        ..Series::default()
-    };
+    let series = |name: &str, colour| Series::named(name, Colour::Series(colour));
     let mut all = vec![Series {
         line: norms.clone(),
         width: 1,

@@ -26,12 +26,11 @@ pub(super) fn through_time(
             lines.push((coefficient, "after clipping", true));
         }
         for (factor, what, dashed) in lines {
+            let name = format!("step {}, {what}", flow.step);
             series.push(Series {
-                name: format!("step {}, {what}", flow.step),
-                colour: Colour::Series(colour),
                 line: line(flow, factor),
                 dashed,
-                ..Series::default()
+                ..Series::named(name, Colour::Series(colour))
             });
         }
     }

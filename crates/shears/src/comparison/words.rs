@@ -127,7 +127,7 @@ impl Findings {
 fn group(name: &str, (variant, rate): (usize, usize), lr: f64, runs: &[&Run]) -> Group {
     let converged = runs.iter().filter(|run| run.outcome.converged());
     let (seeds, losses): (Vec<u64>, Vec<f64>) = converged
-        .filter_map(|run| Some((run.seed, run.outcome.last_loss()?)))
+        .filter_map(|run| Some((run.plan.seed, run.outcome.last_loss()?)))
         .unzip();
     let all = losses.len() == runs.len();
     let interval = mean_and_interval(&losses).filter(|_| all);

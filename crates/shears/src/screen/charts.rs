@@ -10,7 +10,7 @@ use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
 use shears_figure::{extent, usual_range};
 
 use super::panel::{loss as words_of_loss, panel, short};
-use super::state::State;
+use super::state::{Picture, Points};
 
 /// A linear chart of norms leaves out a threshold this many times above the largest norm, because
 /// the norms would be a flat line at the bottom.
@@ -35,16 +35,8 @@ impl Scale {
     }
 }
 
-struct Curve {
-    colour: Color,
-    points: Vec<(f64, f64)>,
-}
-
-impl Curve {
-    fn new(colour: Color, points: Vec<(f64, f64)>) -> Curve {
-        Curve { colour, points }
-    }
-}
+/// The points of a curve, and its colour.
+type Curve = (Color, Points);
 
 /// The content of a chart.
 struct Content {
@@ -52,59 +44,61 @@ struct Content {
     /// The range of the vertical axis; values above it are marked at its edge.
     range: (f64, f64),
     /// The values to mark if they are above the range.
-    maxima: Vec<(f64, f64)>,
+    maxima: Points,
     logarithmic: bool,
 }
 
 /// Draws the training loss, raw and smoothed, and the validation loss.
-pub(super) fn draw_losses(frame: &mut Frame<'_>, area: Rect, state: &State, scale: Scale) {
+pub(super) fn draw_losses(frame: &mut Frame<'_>, area: Rect, picture: &Picture, scale: Scale) {
     /// An untrained model begins at its first loss. Losses above twice that are off the chart.
     const WORST: f64 = 2.0;
     let logarithmic = scale == Scale::Both;
-    let (smoothed, newest) = state.smoothed_loss();
     let mut title = vec![Span::from(" loss ").bold()];
-    if let Some(loss) = newest {
+    if let Some(loss) = picture.loss {
         title.push(Span::from(format!("train {} ", words_of_loss(loss))).cyan());
     }
-    let validation = state.columns.evaluations.iter();
-    let validation: Vec<_> = validation.map(|at| (at.step as f64, at.val_loss)).collect();
-    if let Some((_, loss)) = validation.last().copied() {
-        title.push(Span::from(format!("validation {} ", words_of_loss(loss))).yellow());
+    if let Some((_, loss)) = picture.validation.last() {
+        title.push(Span::from(format!("validation {} ", words_of_loss(*loss))).yellow());
     }
     title.extend(logarithmic.then(|| Span::from("log ").dim()));
-    let losses = state.means(&state.columns.loss);
+    let Picture {
+        losses,
+        smoothed,
+        validation,
+        ..
+    } = picture;
     let first = losses.first().map_or(f64::INFINITY, |point| point.1);
-    let all = losses.iter().chain(&smoothed).chain(&validation);
+    let all = losses.iter().chain(smoothed).chain(validation);
     let (low, high) = extent(all.map(|point| point.1)).unwrap_or((0.0, 1.0));
     let content = Content {
         curves: vec![
-            Curve::new(Color::DarkGray, losses),
-            Curve::new(Color::Cyan, smoothed),
-            Curve::new(Color::Yellow, validation),
+            (Color::DarkGray, losses.clone()),
+            (Color::Cyan, smoothed.clone()),
+            (Color::Yellow, validation.clone()),
         ],
         range: (low, high.min(WORST * first.abs()).max(low)),
-        maxima: state.maxima(&state.columns.loss),
+        maxima: picture.largest_losses.clone(),
         logarithmic,
     };
     content.draw(frame, area, Line::from(title));
 }
 
 /// Draws the norm before clipping, and the threshold.
-pub(super) fn draw_norms(frame: &mut Frame<'_>, area: Rect, state: &State, scale: Scale) {
+pub(super) fn draw_norms(frame: &mut Frame<'_>, area: Rect, picture: &Picture, scale: Scale) {
     let logarithmic = scale != Scale::Neither;
     let mut title = vec![Span::from(" gradient norm ").bold()];
-    if let Some(norm) = state.newest_norm() {
+    if let Some(norm) = picture.norm {
         title.push(Span::from(format!("{} ", short(norm))).green());
     }
-    let maxima = state.maxima(&state.columns.norm_before);
+    let maxima = &picture.norms;
     let norms = maxima.iter().map(|point| point.1);
     let (low, high) = usual_range(norms.clone(), logarithmic).unwrap_or((0.1, 1.0));
-    let mut thresholds = state.means(&state.columns.threshold);
+    let mut thresholds = picture.thresholds.clone();
     let near = match logarithmic {
         true => low / 10.0..=high * 10.0,
         false => 0.0..=THRESHOLD_TOO_HIGH * high,
     };
-    let newest = state.newest_threshold();
+    let newest = picture.threshold;
     let is_near = newest.is_some_and(|threshold| near.contains(&threshold));
     thresholds.retain(|point| near.contains(&point.1));
     if let Some(threshold) = newest {
@@ -119,11 +113,8 @@ pub(super) fn draw_norms(frame: &mut Frame<'_>, area: Rect, state: &State, scale
     let (least, most) = extent(thresholds.iter().map(|point| point.1)).unwrap_or((low, high));
     let content = Content {
         range: (low.min(least), high.max(most)),
-        curves: vec![
-            Curve::new(Color::Red, thresholds),
-            Curve::new(Color::Green, maxima.clone()),
-        ],
-        maxima,
+        curves: vec![(Color::Red, thresholds), (Color::Green, maxima.clone())],
+        maxima: maxima.clone(),
         logarithmic,
     };
     content.draw(frame, area, Line::from(title));
@@ -144,21 +135,21 @@ impl Content {
         let marks: Vec<(f64, f64)> = self.maxima.iter().filter(above).copied().collect();
         let words = words_of_marks(&marks);
         let marks: Vec<(f64, f64)> = marks.iter().map(|mark| (mark.0, high)).collect();
-        for curve in &mut self.curves {
-            for point in &mut curve.points {
+        for (_, points) in &mut self.curves {
+            for point in &mut *points {
                 point.1 = place(point.1).min(high);
             }
-            curve.points.retain(|point| point.1.is_finite());
+            points.retain(|point| point.1.is_finite());
         }
-        let all = self.curves.iter().flat_map(|curve| &curve.points);
+        let all = self.curves.iter().flat_map(|(_, points)| points);
         let steps = all.chain(&marks).map(|point| point.0);
         let (first, last) = extent(steps).unwrap_or((0.0, 1.0));
-        let datasets = self.curves.iter().map(|curve| {
+        let datasets = self.curves.iter().map(|(colour, points)| {
             Dataset::default()
                 .marker(Marker::Braille)
                 .graph_type(GraphType::Line)
-                .style(Style::new().fg(curve.colour))
-                .data(&curve.points)
+                .style(Style::new().fg(*colour))
+                .data(points)
         });
         let marked = Dataset::default()
             .marker(Marker::Dot)

@@ -1,11 +1,11 @@
-//! What the screen knows of a run: the columns of its log, fed with events.
+//! What the screen knows of a run, the columns of its log, fed with events; and what it draws.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use gradclip::ClipAction;
-use gradclip_judge::Verdict;
 use gradclip_judge::statistics::{LATELY, mean, share};
+use gradclip_judge::{TimeFlow, Verdict};
 use shears_run::{Columns, Event, Header, Sample, Subject};
 use shears_train::Plan;
 
@@ -41,27 +41,59 @@ impl Setup {
     }
 }
 
-/// Everything that is drawn.
-#[derive(Clone, Debug, Default)]
+/// The points of a curve: steps and values.
+pub(super) type Points = Vec<(f64, f64)>;
+
+/// Everything that is drawn of a run: a few thousand numbers, however long it is.
+#[derive(Clone, Debug)]
+pub(super) struct Picture {
+    pub(super) step: u64,
+    /// The step at which this call began.
+    pub(super) began_at: u64,
+    pub(super) speed: Option<f64>,
+    pub(super) losses: Points,
+    /// The losses, smoothed as in reports.
+    pub(super) smoothed: Points,
+    pub(super) largest_losses: Points,
+    pub(super) validation: Points,
+    /// The newest smoothed loss; not finite if the newest loss is not.
+    pub(super) loss: Option<f64>,
+    pub(super) norms: Points,
+    pub(super) thresholds: Points,
+    pub(super) norm: Option<f64>,
+    pub(super) threshold: Option<f64>,
+    /// The norm of each layer at the newest step; NaN where it is not finite, and zero before the
+    /// first step.
+    pub(super) layers: Vec<(String, f64)>,
+    /// The share of clipped steps in the whole run, and in the last steps.
+    pub(super) clipped: (f64, f64),
+    pub(super) skipped: u64,
+    pub(super) verdict: Option<Verdict>,
+    pub(super) sample: Option<Sample>,
+    pub(super) time_flow: Option<TimeFlow>,
+}
+
+/// What is known of a run.
+#[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) setup: Setup,
+    subject: Subject,
     /// Without the norms of single tensors, which would be most of a long run's columns.
     pub(super) columns: Columns,
     header: Option<Header>,
     /// The norm of each tensor's gradient at the newest step.
     newest_norms: BTreeMap<String, f64>,
     /// The step at which this call began.
-    pub(super) began_at: u64,
-    pub(super) speed: Option<f64>,
-    pub(super) verdict: Option<Verdict>,
+    began_at: u64,
+    speed: Option<f64>,
+    verdict: Option<Verdict>,
     /// The number of steps that the verdict covers.
     judged: usize,
 }
 
 impl State {
-    pub(super) fn new(setup: Setup, header: Header) -> State {
+    pub(super) fn new(subject: Subject, header: Header) -> State {
         State {
-            setup,
+            subject,
             header: Some(header),
             ..State::default()
         }
@@ -96,30 +128,51 @@ impl State {
         self.columns.take(event);
     }
 
-    pub(super) fn step(&self) -> u64 {
+    fn step(&self) -> u64 {
         self.columns.step.last().copied().unwrap_or(0)
     }
 
-    pub(super) fn newest_loss(&self) -> Option<f64> {
-        self.columns.loss.last().copied().map(f64::from)
-    }
-
-    pub(super) fn newest_norm(&self) -> Option<f64> {
-        self.columns.norm_before.last().copied()
-    }
-
-    pub(super) fn newest_threshold(&self) -> Option<f64> {
-        let newest = self.columns.threshold.last().copied();
-        newest.filter(|threshold| threshold.is_finite())
-    }
-
-    /// The norm of each layer at the newest step; NaN where it is not finite, and zero before the
-    /// first step.
-    pub(super) fn layers(&self) -> Vec<(String, f64)> {
-        let Some(header) = &self.header else {
-            return Vec::new();
+    /// What is to be drawn now.
+    pub(super) fn picture(&self) -> Picture {
+        let columns = &self.columns;
+        let losses = self.means(&columns.loss);
+        let (steps, levels): (Vec<f64>, Vec<f64>) = losses.iter().copied().unzip();
+        let smoothed: Points = steps.into_iter().zip(smoothed(&levels)).collect();
+        let loss = match columns.loss.last() {
+            Some(loss) if loss.is_finite() => smoothed.last().map(|point| point.1),
+            other => other.copied().map(f64::from),
         };
-        let layers = header.layers().into_iter().map(|(layer, parameters)| {
+        let threshold = columns.threshold.last().copied();
+        let validation = columns.evaluations.iter();
+        let clipped = |action: &ClipAction| *action == ClipAction::Clip;
+        let actions = || columns.action.iter();
+        let lately = actions().rev().take(LATELY);
+        let skipped = actions().filter(|action| **action == ClipAction::Skip);
+        Picture {
+            step: self.step(),
+            began_at: self.began_at,
+            speed: self.speed,
+            smoothed,
+            largest_losses: self.maxima(&columns.loss),
+            losses,
+            validation: validation.map(|at| (at.step as f64, at.val_loss)).collect(),
+            loss,
+            norms: self.maxima(&columns.norm_before),
+            thresholds: self.means(&columns.threshold),
+            norm: columns.norm_before.last().copied(),
+            threshold: threshold.filter(|threshold| threshold.is_finite()),
+            layers: self.layers(),
+            clipped: (share(actions().map(clipped)), share(lately.map(clipped))),
+            skipped: skipped.count() as u64,
+            verdict: self.verdict.clone(),
+            sample: columns.samples.last().cloned(),
+            time_flow: columns.time_flows.last().cloned(),
+        }
+    }
+
+    fn layers(&self) -> Vec<(String, f64)> {
+        let layers = self.header.iter().flat_map(Header::layers);
+        let layers = layers.map(|(layer, parameters)| {
             let norms = parameters.iter().map(|parameter| &parameter.name);
             let squares = norms.filter_map(|name| Some(self.newest_norms.get(name)?.powi(2)));
             let squares = squares.filter(|square| !square.is_nan());
@@ -136,7 +189,7 @@ impl State {
 
     /// A column as a curve of at most [`MOST_POINTS`] means of consecutive values, without those
     /// that are not finite.
-    pub(super) fn means<T: Copy + Into<f64>>(&self, column: &[T]) -> Vec<(f64, f64)> {
+    fn means<T: Copy + Into<f64>>(&self, column: &[T]) -> Points {
         let finite = |part: &[T]| {
             let values = part.iter().map(|value| (*value).into());
             mean(values.filter(|value: &f64| value.is_finite()))
@@ -149,7 +202,7 @@ impl State {
 
     /// The same with maxima, so that a spike stays visible in a run of any length; infinite if a
     /// value was not finite.
-    pub(super) fn maxima<T: Copy + Into<f64>>(&self, column: &[T]) -> Vec<(f64, f64)> {
+    fn maxima<T: Copy + Into<f64>>(&self, column: &[T]) -> Points {
         let largest = |part: &[T]| {
             let values = part.iter().map(|value| {
                 let value: f64 = (*value).into();
@@ -172,41 +225,13 @@ impl State {
         steps.zip(column.chunks(size))
     }
 
-    /// The loss, smoothed as in reports, and its newest value, which is not finite if the newest
-    /// loss is not.
-    pub(super) fn smoothed_loss(&self) -> (Vec<(f64, f64)>, Option<f64>) {
-        let mut curve = self.means(&self.columns.loss);
-        let losses: Vec<f64> = curve.iter().map(|point| point.1).collect();
-        for (point, level) in curve.iter_mut().zip(smoothed(&losses)) {
-            point.1 = level;
-        }
-        let newest = match self.newest_loss() {
-            Some(loss) if loss.is_finite() => curve.last().map(|point| point.1),
-            other => other,
-        };
-        (curve, newest)
-    }
-
     /// Updates the verdict, if there are enough new steps: judging sorts all norms.
     pub(super) fn judge(&mut self) {
         let enough = self.judged + 1 + self.judged / 50;
         if self.columns.rows() >= enough {
-            self.verdict = Some(self.columns.judge(&self.setup.subject).verdict);
+            self.verdict = Some(self.columns.judge(&self.subject).verdict);
             self.judged = self.columns.rows();
         }
-    }
-
-    /// The share of clipped steps in the whole run, and in the last steps.
-    pub(super) fn shares_clipped(&self) -> (f64, f64) {
-        let clipped = |action: &ClipAction| *action == ClipAction::Clip;
-        let all = &self.columns.action;
-        let lately = all.iter().rev().take(LATELY);
-        (share(all.iter().map(clipped)), share(lately.map(clipped)))
-    }
-
-    pub(super) fn skipped(&self) -> u64 {
-        let skipped = |action: &&ClipAction| **action == ClipAction::Skip;
-        self.columns.action.iter().filter(skipped).count() as u64
     }
 }
 

@@ -12,11 +12,11 @@ use ratatui::style::Stylize;
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Paragraph, Wrap};
 
-use shears_run::{Columns, Sample};
+use shears_run::Sample;
 
 use super::charts::{Scale, draw_losses, draw_norms};
 use super::panel::{loss, panel, short};
-use super::state::State;
+use super::state::{Picture, Setup};
 use crate::report::count;
 
 /// Smaller terminals get words only.
@@ -29,6 +29,7 @@ const TIME_HEIGHT: u16 = 4;
 
 /// The state that keys control.
 pub(super) struct View {
+    setup: Setup,
     began: Instant,
     pub(super) stop: Arc<AtomicBool>,
     pub(super) scale: Scale,
@@ -36,8 +37,9 @@ pub(super) struct View {
 }
 
 impl View {
-    pub(super) fn new(began: Instant, stop: Arc<AtomicBool>) -> View {
+    pub(super) fn new(setup: Setup, began: Instant, stop: Arc<AtomicBool>) -> View {
         View {
+            setup,
             began,
             stop,
             scale: Scale::Norms,
@@ -46,11 +48,12 @@ impl View {
     }
 
     /// Draws everything that fits.
-    pub(super) fn draw(&self, frame: &mut Frame<'_>, state: &State) {
+    pub(super) fn draw(&self, frame: &mut Frame<'_>, picture: &Picture) {
         let area = frame.area();
-        let left = time_left(state, self.began.elapsed());
+        let steps = self.setup.steps;
+        let left = time_left(picture, steps, self.began.elapsed());
         if area.width < SMALLEST_FOR_CHARTS.0 || area.height < SMALLEST_FOR_CHARTS.1 {
-            draw_words(frame, area, state, left);
+            draw_words(frame, area, picture, steps, left);
             return;
         }
         let [head, progress, body, keys] = Layout::vertical([
@@ -60,19 +63,14 @@ impl View {
             Constraint::Length(1),
         ])
         .areas(area);
-        draw_head(frame, head, state);
-        draw_progress(frame, progress, state, left);
-        let Columns {
-            samples,
-            time_flows,
-            ..
-        } = &state.columns;
-        let with_more = !(samples.is_empty() && time_flows.is_empty());
-        let with_more = with_more && body.height >= 3 * MORE_HEIGHT;
-        let more_height = match samples.is_empty() {
+        draw_head(frame, head, picture, &self.setup);
+        draw_progress(frame, progress, picture, steps, left);
+        let has_more = picture.sample.is_some() || picture.time_flow.is_some();
+        let with_more = has_more && body.height >= 3 * MORE_HEIGHT;
+        let more_height = match picture.sample {
             _ if !with_more => 0,
-            false => MORE_HEIGHT,
-            true => TIME_HEIGHT,
+            Some(_) => MORE_HEIGHT,
+            None => TIME_HEIGHT,
         };
         let [figures, more] =
             Layout::vertical([Constraint::Min(1), Constraint::Length(more_height)]).areas(body);
@@ -82,12 +80,12 @@ impl View {
             Layout::vertical([Constraint::Fill(1), Constraint::Fill(1)]).areas(charts);
         let [clipping, layers] =
             Layout::vertical([Constraint::Length(9), Constraint::Min(0)]).areas(side);
-        draw_losses(frame, losses, state, self.scale);
-        draw_norms(frame, norms, state, self.scale);
-        draw_clipping(frame, clipping, state);
-        draw_layers(frame, layers, state);
+        draw_losses(frame, losses, picture, self.scale);
+        draw_norms(frame, norms, picture, self.scale);
+        draw_clipping(frame, clipping, picture, &self.setup);
+        draw_layers(frame, layers, picture);
         if with_more {
-            draw_more(frame, more, state);
+            draw_more(frame, more, picture);
         }
         frame.render_widget(self.keys(), keys);
     }
@@ -110,8 +108,8 @@ impl View {
     }
 }
 
-fn draw_head(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    let speed = state.speed.map_or(String::new(), |speed| {
+fn draw_head(frame: &mut Frame<'_>, area: Rect, picture: &Picture, setup: &Setup) {
+    let speed = picture.speed.map_or(String::new(), |speed| {
         format!("{} tokens/s ", count(speed as u64))
     });
     let [left, right] =
@@ -119,20 +117,25 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, state: &State) {
             .areas(area);
     let words = vec![
         Span::from(" shears ").bold().cyan(),
-        Span::from(format!("{}  ", state.setup.title)).bold(),
-        Span::from(state.setup.run.clone()).dark_gray(),
+        Span::from(format!("{}  ", setup.title)).bold(),
+        Span::from(setup.run.clone()).dark_gray(),
     ];
     frame.render_widget(Line::from(words), left);
     frame.render_widget(Line::from(speed.dark_gray()), right);
 }
 
-fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<Duration>) {
-    let steps = state.setup.steps;
-    let share = state.step() as f64 / steps.max(1) as f64;
+fn draw_progress(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    picture: &Picture,
+    steps: u64,
+    left: Option<Duration>,
+) {
+    let share = picture.step as f64 / steps.max(1) as f64;
     let left = left.map_or(String::new(), |left| format!(", {} left", clock(left)));
     let words = format!(
         " {} of {} steps, {:.0} %{left} ",
-        count(state.step()),
+        count(picture.step),
         count(steps),
         100.0 * share
     );
@@ -147,9 +150,9 @@ fn draw_progress(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<
     frame.render_widget(Line::from(line), area);
 }
 
-fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
-    let (all, lately) = state.shares_clipped();
-    let verdict = state.verdict.as_ref();
+fn draw_clipping(frame: &mut Frame<'_>, area: Rect, picture: &Picture, setup: &Setup) {
+    let (all, lately) = picture.clipped;
+    let verdict = picture.verdict.as_ref();
     let norms = verdict.and_then(|verdict| verdict.numbers.norms.as_ref());
     let or_dash = |text: Option<String>| text.unwrap_or("-".into());
     let rows = [
@@ -157,7 +160,7 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
             "clipped",
             format!("{}, last {LATELY} {}", percent(all), percent(lately)).into(),
         ),
-        ("skipped", count(state.skipped()).into()),
+        ("skipped", count(picture.skipped).into()),
         (
             "median",
             or_dash(norms.map(|norms| short(norms.p50))).into(),
@@ -166,10 +169,7 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
             "largest",
             or_dash(norms.map(|norms| short(norms.max))).into(),
         ),
-        (
-            "threshold",
-            state.newest_threshold().map_or("-".into(), short).into(),
-        ),
+        ("threshold", or_dash(picture.threshold.map(short)).into()),
         ("verdict", class(verdict.map(|verdict| verdict.class))),
     ];
     let lines = rows.map(|(name, value): (&str, Span<'_>)| {
@@ -177,7 +177,7 @@ fn draw_clipping(frame: &mut Frame<'_>, area: Rect, state: &State) {
     });
     let title = vec![
         Span::from(" clipping ").bold(),
-        Span::from(format!("{} ", state.setup.subject.policy)).dark_gray(),
+        Span::from(format!("{} ", setup.subject.policy)).dark_gray(),
     ];
     let text = Text::from(lines.to_vec());
     frame.render_widget(Paragraph::new(text).block(panel(Line::from(title))), area);
@@ -197,11 +197,11 @@ fn class(class: Option<Class>) -> Span<'static> {
 }
 
 /// Draws a bar for each layer, from input to output.
-fn draw_layers(frame: &mut Frame<'_>, area: Rect, state: &State) {
+fn draw_layers(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     let title = Line::from(" gradient norm by layer ".bold());
     let block = panel(title);
     let inner = block.inner(area);
-    let layers = state.layers();
+    let layers = &picture.layers;
     let widest = layers.iter().map(|(name, _)| name.len()).max();
     let name_width = widest.unwrap_or(0).min(14);
     let finite = layers
@@ -236,12 +236,9 @@ fn draw_layers(frame: &mut Frame<'_>, area: Rect, state: &State) {
 }
 
 /// Draws what not every run has: a sample of its text, gradients through time.
-fn draw_more(frame: &mut Frame<'_>, area: Rect, state: &State) {
+fn draw_more(frame: &mut Frame<'_>, area: Rect, picture: &Picture) {
     let share = |drawn: bool| Constraint::Fill(u16::from(drawn));
-    let (sample, flow) = (
-        state.columns.samples.last(),
-        state.columns.time_flows.last(),
-    );
+    let (sample, flow) = (&picture.sample, &picture.time_flow);
     let shares = [share(sample.is_some()), share(flow.is_some())];
     let [left, right] = Layout::horizontal(shares).areas(area);
     if let Some(Sample { step, text }) = sample {
@@ -295,15 +292,19 @@ fn draw_sample(frame: &mut Frame<'_>, area: Rect, step: u64, text: &str) {
 }
 
 /// Draws the most important values, as many lines as fit.
-fn draw_words(frame: &mut Frame<'_>, area: Rect, state: &State, left: Option<Duration>) {
+fn draw_words(
+    frame: &mut Frame<'_>,
+    area: Rect,
+    picture: &Picture,
+    steps: u64,
+    left: Option<Duration>,
+) {
     let or_dash = |number: Option<f64>, words: fn(f64) -> String| number.map_or("-".into(), words);
-    let (all, _) = state.shares_clipped();
-    let steps = state.setup.steps;
     let mut lines = vec![
-        Line::from(format!("step {} of {}", count(state.step()), count(steps)).bold()),
-        Line::from(format!("loss {}", or_dash(state.smoothed_loss().1, loss)).cyan()),
-        Line::from(format!("norm {}", or_dash(state.newest_norm(), short)).green()),
-        Line::from(format!("clipped {}", percent(all))),
+        Line::from(format!("step {} of {}", count(picture.step), count(steps)).bold()),
+        Line::from(format!("loss {}", or_dash(picture.loss, loss)).cyan()),
+        Line::from(format!("norm {}", or_dash(picture.norm, short)).green()),
+        Line::from(format!("clipped {}", percent(picture.clipped.0))),
     ];
     lines.extend(left.map(|left| Line::from(format!("{} left", clock(left)))));
     lines.push(Line::from("q save and stop".dark_gray()));
@@ -325,9 +326,9 @@ fn percent(share: f64) -> String {
 }
 
 /// The estimated time for the remaining steps, from the speed of this call.
-fn time_left(state: &State, elapsed: Duration) -> Option<Duration> {
-    let taken = state.step().saturating_sub(state.began_at);
-    let to_come = state.setup.steps.saturating_sub(state.step());
+fn time_left(picture: &Picture, steps: u64, elapsed: Duration) -> Option<Duration> {
+    let taken = picture.step.saturating_sub(picture.began_at);
+    let to_come = steps.saturating_sub(picture.step);
     let seconds = elapsed.as_secs_f64() / taken as f64 * to_come as f64;
     (taken > 0).then(|| Duration::try_from_secs_f64(seconds).ok())?
 }

@@ -6,6 +6,7 @@ use toml::{Table, Value};
 use super::event_file::now;
 use super::message::Message;
 use super::summary::of_plugin;
+use crate::settings::plain;
 
 /// The metrics of the table, each with its `MetricInfo.DatasetType`.
 const METRICS: [(&str, u64); 3] = [
@@ -94,18 +95,14 @@ fn settings(plan: &Plan) -> anyhow::Result<Table> {
 
 /// `google.protobuf.Value`: a number, a string or a boolean; a list becomes a string.
 fn any_value(value: &Value) -> Message {
-    let text = |value: &Value| match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    };
     match value {
         Value::Boolean(value) => Message::new().integer(4, u64::from(*value)),
         Value::Integer(value) => Message::new().double(2, *value as f64),
         Value::Float(value) => Message::new().double(2, *value),
         Value::Array(values) => {
-            let values: Vec<String> = values.iter().map(text).collect();
+            let values: Vec<String> = values.iter().map(plain).collect();
             Message::new().bytes(3, values.join(", "))
         }
-        other => Message::new().bytes(3, text(other)),
+        other => Message::new().bytes(3, plain(other)),
     }
 }

@@ -433,7 +433,7 @@ fn empty_tensors_with_several_axes_have_no_units() {
 }
 
 #[test]
-fn a_step_that_is_left_out_leaves_no_file_of_an_earlier_run() {
+fn a_skipped_step_leaves_no_file_of_an_earlier_call() {
     let scratch = with_files(&[("g.st", &[f32s("a", &[f64::NAN, 3.0])])]);
     let clip = |rule: &str| {
         let arguments = format!("clip g.st --clip global-norm:1 --non-finite {rule} --out-dir out");

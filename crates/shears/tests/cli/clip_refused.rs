@@ -4,7 +4,7 @@ use crate::clip::{f32s, file_of, raw, tensors_in, with_files};
 use crate::program::{Scratch, rows};
 
 #[test]
-fn policies_that_cannot_be() {
+fn policies_that_files_cannot_have_are_refused() {
     let scratch = with_files(&[("s.st", &[f32s("a", &[1.0])])]);
     for [flags, parts] in rows(
         "--clip global-norm:0           | global-norm:0 & greater than 0
@@ -22,7 +22,7 @@ fn policies_that_cannot_be() {
 }
 
 #[test]
-fn files_that_are_given_are_never_overwritten() {
+fn inputs_are_never_overwritten() {
     let tensors = [f32s("a", &[3.0])];
     let names = ["s.st", "sub/s.st", "sub/t.st", "p.st"];
     let scratch = with_files(&names.map(|name| (name, tensors.as_slice())));

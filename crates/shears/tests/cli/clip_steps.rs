@@ -20,7 +20,7 @@ fn with_steps() -> Scratch {
 }
 
 #[test]
-fn files_of_a_pattern_are_taken_by_their_numbers() {
+fn files_from_a_pattern_are_sorted_by_number() {
     let scratch = with_steps();
     let by_shell = "step1.st step10.st step2.st --clip none";
     assert_eq!(norms(&scratch, by_shell), [1.0, 2.0, 10.0]);

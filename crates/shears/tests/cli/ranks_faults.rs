@@ -166,7 +166,7 @@ fn a_rank_that_ends_in_an_evaluation_ends_all() {
 
 /// One rank contributes a NaN: all ranks skip this step, and no other.
 #[test]
-fn a_sum_that_is_not_finite_is_left_out_by_all() {
+fn all_ranks_skip_a_non_finite_sum() {
     let scratch = Scratch::new();
     let (deed, place, rank) = ("nan", "sum", 1);
     let fault = Fault { deed, place, rank };

@@ -183,7 +183,7 @@ fn terminated_at_a_step_that_is_evaluated() {
 }
 
 #[test]
-fn a_finished_run_is_resumed_to_nothing() {
+fn resuming_a_finished_run_trains_nothing() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 600", "--steps 20");
     scratch.run(&format!("train {flags} --out a")).succeeded();

@@ -42,7 +42,7 @@ fn a_kill_in_the_last_evaluation_loses_no_step() {
 
 /// There is nothing to save, so the program exits at once.
 #[test]
-fn learning_merges_ends_at_a_signal_at_once() {
+fn a_signal_ends_the_learning_of_merges_at_once() {
     let scratch = Scratch::new();
     let words = (0..100_000_u64).map(|i| format!("{:x} ", i.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
     scratch.write("words.txt", words.collect::<String>());

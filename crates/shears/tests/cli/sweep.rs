@@ -141,6 +141,7 @@ fn a_sweep_with_other_settings_needs_another_folder() {
     has(&error, "choose another --out");
     for (flags, part) in [
         ("--clip none --clip none", "was given twice"),
+        ("--clip norm:1 --clip norm:1.0", "was given twice"),
         ("--lr 0", "lr"),
     ] {
         let error = scratch.run(&format!("sweep --out other {flags}")).failed(2);
@@ -210,7 +211,7 @@ fn a_stopped_run_without_checkpoints_is_not_restarted() {
 }
 
 #[test]
-fn a_sweep_that_cannot_be_leaves_nothing() {
+fn a_refused_sweep_leaves_nothing() {
     let scratch = Scratch::new();
     let refused = |arguments: &str, words: &str| {
         let said = scratch.run(&format!("sweep {arguments}")).failed(2);

@@ -236,7 +236,7 @@ fn agrees_with_the_log(scratch: &Scratch, tags: &Tags) {
 }
 
 #[test]
-fn event_files_say_what_the_log_says() {
+fn event_files_match_the_log() {
     let scratch = Scratch::new();
     let flags = TINY.replace("--steps 40", "--steps 120");
     let flags = format!("{flags} --clip global-norm:0.3 --sample-every 50 --tensorboard");

@@ -23,7 +23,7 @@ fn the_screen_needs_a_terminal() {
 
 /// Closing the window of a run saves and stops it.
 #[test]
-fn a_run_whose_terminal_goes_ends() {
+fn a_run_ends_when_its_terminal_closes() {
     let ignored = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = ignored
         .lines()

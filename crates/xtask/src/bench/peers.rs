@@ -12,7 +12,7 @@ use super::Against;
 use super::machine::Machine;
 use super::programs::{Programs, Request, number};
 use super::rows::{self, Goal, Quantity, RUNS, Row, Run, Side, three_digits};
-use super::statistics::{Spread, ratio, spread};
+use super::statistics::{Spread, ratio};
 
 /// Prefix of the files with measurements, one for each kind of processor.
 pub(super) const FILES: &str = "peers-";
@@ -52,6 +52,19 @@ pub(super) struct Comparison {
     pub(super) rounds: usize,
     pub(super) rows: Vec<Measured>,
 }
+
+/// The head of the table of rows.
+pub(super) const HEAD: [&str; 9] = [
+    "",
+    "Shears",
+    "PyTorch",
+    "improvement",
+    "goal",
+    "reached",
+    "PyTorch, compiled",
+    "Burn",
+    "Candle",
+];
 
 /// A row with every round's number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -139,6 +152,41 @@ impl Measured {
         Some(shown)
     }
 
+    /// Its cells under [`HEAD`].
+    pub(super) fn cells(&self) -> [String; HEAD.len()] {
+        let value = |side| self.show(side).unwrap_or("-".to_string());
+        let times = shown(self.times_pytorch(Side::Shears), " x");
+        let (better, goal) = match self.goal {
+            Goal::TimesPyTorch(goal) => (times, format!("{goal} x")),
+            Goal::TimesRead(goal) => {
+                let reads = shown(self.times_read(), " reads");
+                (format!("{times}; {reads}"), format!("at most {goal} reads"))
+            }
+        };
+        let reached = match self.reached() {
+            Some(true) => "yes",
+            Some(false) => "no",
+            None => "-",
+        };
+        [
+            format!("`{}`", self.name),
+            value(Side::Shears),
+            value(Side::PyTorch),
+            better,
+            goal,
+            reached.to_string(),
+            value(Side::PyTorchCompiled),
+            value(Side::Burn),
+            value(Side::Candle),
+        ]
+    }
+
+    /// Why cells are empty that could have a number.
+    pub(super) fn reasons(&self) -> impl Iterator<Item = String> {
+        let missing = self.missing.iter();
+        missing.map(|(side, reason)| format!("- `{}`, {}: {reason}.", self.name, side.name()))
+    }
+
     /// How many times better than PyTorch a program is, by each round.
     pub(super) fn times_pytorch(&self, side: Side) -> Option<Spread> {
         let (ours, theirs) = (self.rounds.get(&side)?, self.rounds.get(&Side::PyTorch)?);
@@ -172,6 +220,7 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
         "threads: {}, rounds: {}; medians, and the median of the ratios (smallest to largest)",
         options.against.threads, options.rounds
     );
+    println!("{}", HEAD.join(" | "));
     let mut rows = Vec::new();
     for run in RUNS {
         let wanted: Vec<&Row> = run
@@ -182,7 +231,8 @@ pub(super) fn run(options: &Options) -> Result<(), String> {
         if !wanted.is_empty() {
             let measured = measure(&programs, options, run, &wanted);
             for row in &measured {
-                println!("{}", line(row));
+                println!("{}", row.cells().join(" | "));
+                row.reasons().for_each(|reason| println!("{reason}"));
             }
             rows.extend(measured);
         }
@@ -228,41 +278,12 @@ fn measure(programs: &Programs, options: &Options, run: &Run, rows: &[&Row]) -> 
     measured
 }
 
-/// A row for the terminal.
-fn line(row: &Measured) -> String {
-    let mut parts = vec![format!("{:<22}", row.name)];
-    for side in Side::ALL {
-        if let Some(value) = row.show(side) {
-            parts.push(format!("{} {value}", side.name()));
-        } else if let Some(reason) = row.missing.get(&side) {
-            parts.push(format!("{}: {reason}", side.name()));
-        }
-    }
-    if let Some(times) = row.times_pytorch(Side::Shears) {
-        parts.push(format!(
-            "{:.2} times PyTorch ({:.2} to {:.2})",
-            times.median, times.min, times.max
-        ));
-    }
-    if let Some(times) = row.times_read() {
-        parts.push(format!(
-            "{:.2} times a read ({:.2} to {:.2})",
-            times.median, times.min, times.max
-        ));
-    }
-    if let Some(share) = spread(&row.clip_share) {
-        parts.push(format!("clip {:.2} % of a step", 100.0 * share.median));
-    }
-    parts.push(match row.goal {
-        Goal::TimesPyTorch(goal) => format!("goal {goal} times PyTorch"),
-        Goal::TimesRead(goal) => format!("goal at most {goal} times a read"),
-    });
-    parts.push(match row.reached() {
-        Some(true) => "reached".to_string(),
-        Some(false) => "not reached".to_string(),
-        None => "not measured".to_string(),
-    });
-    parts.join(" | ")
+/// How many times better, or how many reads, with the spread of the rounds.
+fn shown(times: Option<Spread>, of: &str) -> String {
+    times.map_or("-".to_string(), |times| {
+        let Spread { min, median, max } = times;
+        format!("**{median:.2}**{of} ({min:.2} to {max:.2})")
+    })
 }
 
 #[cfg(test)]
@@ -358,10 +379,6 @@ pub(super) mod tests {
         assert_eq!((times.min, times.median, times.max), (2.5, 2.5, 2.5));
         assert_eq!(row.reached(), Some(true));
         assert_eq!(row.clip_share, [0.005; 3]);
-        let text = line(&row);
-        assert!(text.contains("2.50 times PyTorch"), "{text}");
-        assert!(text.ends_with("reached") && !text.contains("not reached"));
-        assert!(text.contains("Candle: candle_nn has no vanilla RNN"));
     }
 
     #[test]
@@ -420,7 +437,7 @@ pub(super) mod tests {
         let mut row = step_row();
         row.rounds.remove(&Side::PyTorch);
         assert_eq!(row.reached(), None);
-        assert!(line(&row).ends_with("not measured"));
+        assert_eq!(row.cells()[3..6], ["-", "2.5 x", "-"]);
     }
 
     #[test]

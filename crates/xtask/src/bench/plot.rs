@@ -59,11 +59,9 @@ fn panel(points: &[&Point], name: &str, milliseconds: Axis) -> Panel {
             .filter_map(|point| Some((point.value as f64, point.median(side)?)));
         let line: Vec<(f64, f64)> = line.collect();
         Series {
-            name: side.name().to_string(),
-            colour: colour(side),
             points: line.clone(),
             line,
-            ..Series::default()
+            ..Series::named(side.name(), colour(side))
         }
     });
     let notes = points.iter().filter_map(|point| {
@@ -86,7 +84,7 @@ pub(super) fn training(comparison: &Comparison) -> Result<String, String> {
     rows.filter(|row| row.quantity == Quantity::Step)
         .for_each(|row| bars.add(row));
     let (bottom, top) = (bars.y + Bars::GAP, 1.0);
-    let mut pytorch = series(Side::PyTorch.name(), colour(Side::PyTorch), 2);
+    let mut pytorch = Series::named(Side::PyTorch.name(), colour(Side::PyTorch));
     pytorch.line = vec![(1.0, bottom), (1.0, top)];
     let ends = bars.numbers.iter().map(|(times, ..)| *times);
     let longest = ends.fold(1.0, f64::max);
@@ -105,15 +103,6 @@ pub(super) fn training(comparison: &Comparison) -> Result<String, String> {
         ..Figure::of(panel)
     };
     figure.svg().map_err(|error| error.to_string())
-}
-
-fn series(name: &str, colour: Colour, width: u32) -> Series {
-    Series {
-        name: name.to_string(),
-        colour,
-        width,
-        ..Series::default()
-    }
 }
 
 /// Horizontal bars, drawn as thick lines one unit apart.
@@ -155,16 +144,16 @@ impl Bars {
             let known = self.lines.iter().position(|line| line.name == side.name());
             let index = known.unwrap_or(self.lines.len());
             if known.is_none() {
-                let line = series(side.name(), colour(side), Self::WIDTH);
+                let mut line = Series::named(side.name(), colour(side));
+                line.width = Self::WIDTH;
                 self.lines.push(line);
             }
             let bar = [(0.0, y), (times, y), NOTHING];
             self.lines[index].line.extend(bar);
             let goal = goal(row).filter(|_| side == Side::Shears);
             if let Some(goal) = goal {
-                let goals = self
-                    .goals
-                    .get_or_insert_with(|| series("goal", Colour::Ink, 2));
+                let empty = || Series::named("goal", Colour::Ink);
+                let goals = self.goals.get_or_insert_with(empty);
                 let mark = [(goal, y + 0.7), (goal, y - 0.7), NOTHING];
                 goals.line.extend(mark);
             }

@@ -42,6 +42,16 @@ pub(super) struct Ranks {
     pub(super) presets: Vec<Preset>,
 }
 
+/// The head of the table.
+const HEAD: [&str; 6] = [
+    "preset",
+    "1 process, 2 threads",
+    "2 processes, 1 thread each",
+    "exchange, including waiting",
+    "efficiency",
+    "over TCP",
+];
+
 /// Milliseconds per step, one number per round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Preset {
@@ -78,7 +88,8 @@ pub(super) fn run(rounds: usize) -> Result<(), String> {
             for way in &ways {
                 found.take(*way, &answer_of(&mut way.command(&shears, preset, *steps))?)?;
             }
-            println!("round {round}: {}", found.last_round());
+            // An interrupted measurement has shown something.
+            println!("round {round}: {}", found.cells().join(" | "));
         }
         // The order changes, so that none always runs after the slowest.
         ways.rotate_left(1);
@@ -138,21 +149,26 @@ impl Preset {
         Ok(())
     }
 
-    /// Milliseconds of the last round, so that an interrupted measurement has shown something.
-    fn last_round(&self) -> String {
-        let last = |values: &[f64]| {
-            values
-                .last()
-                .map_or("-".to_string(), |ms| format!("{ms:.1}"))
+    /// Its cells under [`HEAD`].
+    fn cells(&self) -> [String; HEAD.len()] {
+        let ms = |values: &[f64]| {
+            let middle = median(values.iter().copied());
+            middle.map_or("-".to_string(), |ms| format!("{ms:.1} ms"))
         };
-        format!(
-            "{}: {} ms, two ranks {} ms ({} ms of it exchange), two hosts {} ms",
-            self.preset,
-            last(&self.threads),
-            last(&self.ranks),
-            last(&self.exchange),
-            last(&self.hosts)
-        )
+        let share = |of: &[f64]| {
+            let quotient = ratio(&self.threads, of);
+            quotient.map_or("-".to_string(), |it| {
+                format!("{:.2} ({:.2} to {:.2})", it.median, it.min, it.max)
+            })
+        };
+        [
+            format!("`{}`", self.preset),
+            ms(&self.threads),
+            ms(&self.ranks),
+            ms(&self.exchange),
+            share(&self.ranks),
+            share(&self.hosts),
+        ]
     }
 
     /// Whether the goals of the preset are reached.
@@ -193,35 +209,8 @@ fn empty(preset: &str) -> Preset {
 
 /// The table in the documentation.
 pub(super) fn table(measured: &Ranks) -> String {
-    let head = [
-        "preset",
-        "1 process, 2 threads",
-        "2 processes, 1 thread each",
-        "exchange, including waiting",
-        "efficiency",
-        "over TCP",
-    ];
-    let ms = |values: &[f64]| {
-        let middle = median(values.iter().copied());
-        middle.map_or("-".to_string(), |ms| format!("{ms:.1} ms"))
-    };
-    let share = |of: &[f64], preset: &Preset| {
-        let quotient = ratio(&preset.threads, of);
-        quotient.map_or("-".to_string(), |it| {
-            format!("{:.2} ({:.2} to {:.2})", it.median, it.min, it.max)
-        })
-    };
-    let rows = measured.presets.iter().map(|preset| {
-        [
-            format!("`{}`", preset.preset),
-            ms(&preset.threads),
-            ms(&preset.ranks),
-            ms(&preset.exchange),
-            share(&preset.ranks, preset),
-            share(&preset.hosts, preset),
-        ]
-    });
-    let table = markdown::table(head, "|---|---:|---:|---:|---:|---:|", rows);
+    let rows = measured.presets.iter().map(Preset::cells);
+    let table = markdown::table(HEAD, "|---|---:|---:|---:|---:|---:|", rows);
     let Machine {
         processor,
         cores,
@@ -296,9 +285,6 @@ mod tests {
         assert!(lines[1].ends_with("over TCP: efficiency -, goal 0.85: not measured"));
         preset.take(Way::Hosts(script), &answer(100.0)).unwrap();
         assert!(preset.judge()[1].ends_with("0.90, goal 0.85: reached"));
-        let shown = "gpt-384 --batch 16: 90.0 ms, two ranks 101.0 ms (5.0 ms of it exchange), two \
-                     hosts 100.0 ms";
-        assert_eq!(preset.last_round(), shown);
         assert!(empty("rnn-128").judge().is_empty());
     }
 }

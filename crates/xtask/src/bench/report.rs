@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use serde::de::DeserializeOwned;
 
 use super::machine::Machine;
-use super::peers::{self, Comparison, Measured};
+use super::peers::{self, Comparison, HEAD, Measured};
 use super::plot;
 use super::ranks;
-use super::rows::{Goal, Quantity, RUNS, Side};
+use super::rows::{Quantity, RUNS, Side};
 use super::scaling::{self, SERIES, Scaling};
-use super::statistics::{Spread, spread};
+use super::statistics::spread;
 use crate::markdown;
 
 const PERFORMANCE: &str = "docs/performance.md";
@@ -36,10 +36,16 @@ fn documents() -> Result<Vec<(String, String)>, String> {
         .first()
         .ok_or("`cargo xtask bench peers` measures first")?;
     let scaling: Scaling = read(scaling::FILE)?;
+    let scaling_conditions = conditions(
+        &scaling.machine,
+        ", unless they are what changes",
+        scaling.threads,
+        scaling.rounds,
+    );
     let mut performance = text_of(&super::root().join(PERFORMANCE))?;
     for (section, body) in [
         ("peers", tables(&comparisons)),
-        ("scaling", scaling_machine(&scaling)),
+        ("scaling", scaling_conditions),
     ] {
         performance = between_markers(&performance, section, &body)?;
     }
@@ -107,22 +113,10 @@ fn between_markers(text: &str, name: &str, body: &str) -> Result<String, String>
     Ok(format!("{before}{begin}\n{}\n\n{end}{after}", body.trim()))
 }
 
-fn machine(comparison: &Comparison) -> String {
-    format!(
-        "Machine: {}. Threads of every program: {}. Rounds: {}.",
-        comparison.machine.describe(),
-        comparison.threads,
-        comparison.rounds
-    )
-}
-
-fn scaling_machine(scaling: &Scaling) -> String {
-    format!(
-        "Machine: {}. Threads, unless they are what changes: {}. Rounds: {}.",
-        scaling.machine.describe(),
-        scaling.threads,
-        scaling.rounds
-    )
+/// The line above measurements.
+fn conditions(machine: &Machine, of: &str, threads: usize, rounds: usize) -> String {
+    let machine = machine.describe();
+    format!("Machine: {machine}. Threads{of}: {threads}. Rounds: {rounds}.")
 }
 
 /// One table for each kind of processor.
@@ -131,7 +125,12 @@ fn tables(comparisons: &[Comparison]) -> String {
         format!(
             "### {}\n\n{}\n\n{}\n\n{}",
             comparison.machine.processor,
-            machine(comparison),
+            conditions(
+                &comparison.machine,
+                " of every program",
+                comparison.threads,
+                comparison.rounds
+            ),
             table(comparison),
             clip_share(comparison)
         )
@@ -141,81 +140,15 @@ fn tables(comparisons: &[Comparison]) -> String {
 
 /// Every row with every program.
 fn table(comparison: &Comparison) -> String {
-    let head = [
-        "",
-        "Shears",
-        "PyTorch",
-        "improvement",
-        "goal",
-        "reached",
-        "PyTorch, compiled",
-        "Burn",
-        "Candle",
-    ];
-    let rows = comparison.rows.iter().map(|row| {
-        let value = |side| row.show(side).unwrap_or("-".to_string());
-        [
-            format!("`{}`", row.name),
-            value(Side::Shears),
-            value(Side::PyTorch),
-            better(row),
-            goal(row),
-            reached(row).to_string(),
-            value(Side::PyTorchCompiled),
-            value(Side::Burn),
-            value(Side::Candle),
-        ]
-    });
-    let mut lines = vec![markdown::table(
-        head,
-        "|---|---|---|---|---|---|---|---|---|",
-        rows,
-    )];
-    let reasons: Vec<String> = comparison.rows.iter().flat_map(reasons).collect();
+    let below = format!("|{}", "---|".repeat(HEAD.len()));
+    let rows = comparison.rows.iter().map(Measured::cells);
+    let mut lines = vec![markdown::table(HEAD, &below, rows)];
+    let reasons: Vec<String> = comparison.rows.iter().flat_map(Measured::reasons).collect();
     if !reasons.is_empty() {
         lines.push(String::new());
         lines.extend(reasons);
     }
     lines.join("\n")
-}
-
-/// Why cells are empty that could have a number.
-fn reasons(row: &Measured) -> Vec<String> {
-    let reason =
-        |(side, reason): (&Side, &String)| format!("- `{}`, {}: {reason}.", row.name, side.name());
-    row.missing.iter().map(reason).collect()
-}
-
-/// How many times better than PyTorch it is, or how many streaming reads it takes.
-fn better(row: &Measured) -> String {
-    let shown = |times: Option<Spread>, of: &str| {
-        times.map_or("-".to_string(), |times| {
-            let Spread { min, median, max } = times;
-            format!("**{median:.2}**{of} ({min:.2} to {max:.2})")
-        })
-    };
-    match row.goal {
-        Goal::TimesPyTorch(_) => shown(row.times_pytorch(Side::Shears), " x"),
-        Goal::TimesRead(_) => {
-            let times = shown(row.times_pytorch(Side::Shears), " x");
-            format!("{times}; {}", shown(row.times_read(), " reads"))
-        }
-    }
-}
-
-fn goal(row: &Measured) -> String {
-    match row.goal {
-        Goal::TimesPyTorch(goal) => format!("{goal} x"),
-        Goal::TimesRead(goal) => format!("at most {goal} reads"),
-    }
-}
-
-fn reached(row: &Measured) -> &'static str {
-    match row.reached() {
-        Some(true) => "yes",
-        Some(false) => "no",
-        None => "-",
-    }
 }
 
 /// The share of clipping in a training step.

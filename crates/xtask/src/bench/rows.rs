@@ -21,13 +21,6 @@ pub(super) enum Side {
 }
 
 impl Side {
-    pub(super) const ALL: [Side; 5] = [
-        Side::Shears,
-        Side::PyTorch,
-        Side::PyTorchCompiled,
-        Side::Burn,
-        Side::Candle,
-    ];
     pub(super) const PEERS: [Side; 4] = [
         Side::PyTorch,
         Side::PyTorchCompiled,

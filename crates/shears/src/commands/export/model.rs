@@ -8,7 +8,6 @@ use shears_exchange::{
 };
 use shears_run::Subject;
 use shears_train::{Plan, RunFolder, Section, Which};
-use toml::Value;
 
 use super::{Dtype, ExportArguments, ExportFormat};
 use crate::exit::misuse;
@@ -17,6 +16,7 @@ use crate::new_file::{self, NewFolder};
 use crate::output::say;
 use crate::report;
 use crate::run_log;
+use crate::settings::plain;
 use crate::watch::remove_when_asked;
 
 pub(super) fn export(
@@ -129,13 +129,7 @@ fn settings_of(plan: &Plan) -> Vec<(String, String)> {
             _ => true,
         };
         if let Some(value) = setting.value_in(plan).filter(|_| matters) {
-            let value = match value {
-                Value::String(text) => text,
-                // Debug format: 1e-8 rather than 0.00000001.
-                Value::Float(number) => format!("{number:?}"),
-                other => other.to_string(),
-            };
-            facts.push((name.to_string(), value));
+            facts.push((name.to_string(), plain(&value)));
         }
     }
     facts

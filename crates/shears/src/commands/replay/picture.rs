@@ -56,24 +56,22 @@ fn norms(replayed: &Replayed) -> Vec<Series> {
     let non_finite = line.iter().filter(|(_, norm)| !norm.is_finite());
     let crosses: Vec<f64> = non_finite.map(|(step, _)| *step).collect();
     let mut series = vec![Series {
-        name: "gradient norm".into(),
-        colour: Colour::Grey,
         line,
         width: 1,
-        ..Series::default()
+        ..Series::named("gradient norm", Colour::Grey)
     }];
     if !peaks.is_empty() {
+        let name = format!("spike ({})", peaks.len());
         series.push(Series {
-            name: format!("spike ({})", peaks.len()),
             peaks,
-            ..Series::default()
+            ..Series::named(name, Colour::Ink)
         });
     }
     if !crosses.is_empty() {
+        let name = format!("not finite ({})", crosses.len());
         series.push(Series {
-            name: format!("not finite ({})", crosses.len()),
             crosses,
-            ..Series::default()
+            ..Series::named(name, Colour::Ink)
         });
     }
     series

@@ -22,10 +22,6 @@ pub(super) const OLD_MARK: &str = "compare.toml";
 /// One run of the grid.
 #[derive(Clone, Debug)]
 pub(super) struct Cell {
-    /// The policy's place in [`Grid::policies`].
-    pub(super) policy: usize,
-    /// The learning rate's place in [`Grid::rates`].
-    pub(super) rate: usize,
     pub(super) plan: Plan,
     pub(super) folder: PathBuf,
 }
@@ -69,21 +65,16 @@ impl Grid {
         let mut names = BTreeSet::new();
         let mut cells = Vec::new();
         for seed in 1..=arguments.seeds {
-            for (policy, text) in policies.iter().enumerate() {
-                for (rate, lr) in rates.iter().enumerate() {
+            for text in &policies {
+                for lr in &rates {
                     let given = given.with("clip", text.as_str()).with("lr", *lr);
                     let plan = given.with("seed", seed).plan()?;
-                    let name = name(text, *lr, seed);
-                    if !names.insert(name.clone()) {
+                    // However it is written.
+                    if !names.insert(name(&plan.clip.to_string(), *lr, seed)) {
                         misuse!("{text} at learning rate {lr} was given twice");
                     }
-                    let folder = arguments.out.join("runs").join(name);
-                    cells.push(Cell {
-                        policy,
-                        rate,
-                        plan,
-                        folder,
-                    });
+                    let folder = arguments.out.join("runs").join(name(text, *lr, seed));
+                    cells.push(Cell { plan, folder });
                 }
             }
         }

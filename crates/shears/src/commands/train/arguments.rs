@@ -1,4 +1,4 @@
-//! The flags of `shears train`.
+//! The flags of `shears train`, and what they ask for.
 
 use std::path::PathBuf;
 
@@ -6,8 +6,11 @@ use clap::{Args, ValueHint};
 use shears_train::Setting;
 use toml::Value;
 
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
+use crate::screen;
 use crate::settings::{Given, Scope, Settings};
+use crate::watch::Show;
+use crate::world::World;
 
 /// Train a model on text, or resume a run
 ///
@@ -120,6 +123,70 @@ impl Outside {
             return Err(given.of_config(key, &format!("`{key}`: {value} is not {needed}")));
         }
         Ok(self)
+    }
+}
+
+/// What the command is asked to do, checked as far as possible without reading the text.
+pub(super) struct Asked {
+    pub(super) given: Given,
+    pub(super) outside: Outside,
+    pub(super) resume: Option<Option<PathBuf>>,
+    pub(super) show: Show,
+}
+
+impl Asked {
+    pub(super) fn of(world: &World, arguments: TrainArguments) -> anyhow::Result<Asked> {
+        let TrainArguments {
+            settings,
+            outside,
+            config,
+            resume,
+        } = arguments;
+        // Only the first of several processes needs the files; it sends the plan to the others.
+        let config = config.filter(|_| world.is_first());
+        let given = Given::read(settings.0, config.as_deref())?;
+        let mut outside = outside.or(&given)?;
+        let Outside {
+            json, quiet, tui, ..
+        } = outside;
+        let conflicts = [
+            (json && quiet, "--json and --quiet exclude each other"),
+            (
+                outside.verbose && (json || quiet),
+                "--verbose is for text output; leave out --json and --quiet",
+            ),
+            (
+                resume.is_some() && outside.out.is_some(),
+                "a resumed run stays in its folder; leave out --out (or `out` in the config)",
+            ),
+            (
+                tui && !world.is_alone(),
+                "--tui takes the terminal, which several processes cannot share; leave it out",
+            ),
+            (tui && json, "--tui and --json exclude each other"),
+            (tui && quiet, "--tui and --quiet exclude each other"),
+            (
+                tui && !screen::is_possible(),
+                "--tui draws on a terminal, and standard output is not one; leave it out",
+            ),
+        ];
+        if let Some((_, problem)) = conflicts.iter().find(|(is_so, _)| *is_so) {
+            misuse!("{problem}");
+        }
+        // Only the first of several processes writes and prints.
+        outside.verbose &= world.is_first();
+        outside.tensorboard &= world.is_first();
+        let show = match (json, quiet || !world.is_first()) {
+            (_, true) => Show::Quiet,
+            (true, false) => Show::Json,
+            (false, false) => Show::Text,
+        };
+        Ok(Asked {
+            given,
+            outside,
+            resume,
+            show,
+        })
     }
 }
 

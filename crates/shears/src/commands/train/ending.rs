@@ -3,7 +3,7 @@
 use shears_run::{EndReason, Subject, quoted};
 use shears_train::{End, Plan, RunFolder, TrainError};
 
-use super::asked::Asked;
+use super::arguments::Asked;
 use crate::output::{say, wrapped};
 use crate::report;
 use crate::run_log;

@@ -5,7 +5,7 @@ use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 use shears_run::{ClipEvent, Event, FORMAT, Header, Parameter, StepEvent, Subject};
 
-use super::super::state::Setup;
+use super::super::state::State;
 use super::*;
 
 /// Before its first step.
@@ -22,7 +22,11 @@ fn new_state() -> State {
         device: "cpu".into(),
         precision: "f32".into(),
     };
-    let setup = Setup {
+    State::new(setup().subject, header)
+}
+
+fn setup() -> Setup {
+    Setup {
         run: "runs/test".into(),
         title: "lstm-128".into(),
         steps: 1200,
@@ -30,8 +34,7 @@ fn new_state() -> State {
             policy: "global-norm:0.5".parse().unwrap(),
             ..Subject::default()
         },
-    };
-    State::new(setup, header)
+    }
 }
 
 /// A step whose gradient is clipped at every fifth one.
@@ -95,16 +98,17 @@ fn tensor_norms_are_kept_only_for_the_newest_step() {
     let state = state();
     assert!(state.columns.rows() > 1);
     assert!(state.columns.tensors.names.is_empty());
-    assert!(state.layers().iter().all(|(_, norm)| *norm > 0.0));
+    assert!(state.picture().layers.iter().all(|(_, norm)| *norm > 0.0));
 }
 
 fn view() -> View {
-    View::new(Instant::now(), Arc::new(AtomicBool::new(false)))
+    View::new(setup(), Instant::now(), Arc::new(AtomicBool::new(false)))
 }
 
 fn drawn(view: &View, state: &State, width: u16, height: u16) -> Vec<String> {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal.draw(|frame| view.draw(frame, state)).unwrap();
+    let picture = state.picture();
+    terminal.draw(|frame| view.draw(frame, &picture)).unwrap();
     let buffer = terminal.backend().buffer();
     let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect();
     (0..height).map(line).collect()
@@ -371,7 +375,7 @@ fn a_recurrent_model_shows_its_gradients_through_time() {
 #[test]
 fn a_policy_that_was_changed_is_judged_from_there_on() {
     let mut state = state();
-    assert_eq!(state.verdict.as_ref().unwrap().class, Class::NearOrdinary);
+    assert_eq!(state.picture().verdict.unwrap().class, Class::NearOrdinary);
     let change = shears_run::Change {
         step: 300,
         name: "clip".into(),
@@ -383,5 +387,5 @@ fn a_policy_that_was_changed_is_judged_from_there_on() {
         state.take(step(number));
     }
     state.judge();
-    assert_eq!(state.verdict.as_ref().unwrap().class, Class::TooShort);
+    assert_eq!(state.picture().verdict.unwrap().class, Class::TooShort);
 }
