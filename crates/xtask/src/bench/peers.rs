@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::Against;
+use super::cores::round_trip;
 use super::machine::Machine;
 use super::programs::{Programs, Request, number};
 use super::rows::{self, Goal, Quantity, RUNS, Row, Run, Side, three_digits};
@@ -86,6 +87,9 @@ pub(super) struct Measured {
     /// The share of clipping in a step of Shears, from 0 to 1; for training.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) clip_share: Vec<f64>,
+    /// Nanoseconds that a cache line took to another core and back, the median of each round.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) round_trips: Vec<f64>,
     /// Why a program has no number.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) missing: BTreeMap<Side, String>,
@@ -102,6 +106,7 @@ impl Measured {
             importing: Vec::new(),
             forms: BTreeSet::new(),
             clip_share: Vec::new(),
+            round_trips: Vec::new(),
             missing: BTreeMap::new(),
         }
     }
@@ -257,25 +262,55 @@ fn measure(programs: &Programs, options: &Options, run: &Run, rows: &[&Row]) -> 
     let mut sides = vec![Side::Shears];
     sides.extend(options.peers.iter().filter(|peer| request.concerns(**peer)));
     for _ in 0..options.rounds {
-        sides.retain(|side| {
-            let answer = programs.ask(*side, &request);
+        let (answers, round_trip) = round(programs, &request, &sides);
+        for row in &mut measured {
+            row.round_trips.push(round_trip);
+        }
+        for (side, answer) in answers {
             let taken = answer.and_then(|answer| {
                 let mut rows = measured.iter_mut();
-                rows.try_for_each(|row| row.take(*side, &answer))
+                rows.try_for_each(|row| row.take(side, &answer))
             });
-            let Err(reason) = taken else { return true };
+            let Err(reason) = taken else { continue };
             // A program that failed once is not run again, and has no numbers.
+            sides.retain(|other| *other != side);
             for row in &mut measured {
-                row.rounds.remove(side);
-                row.missing.insert(*side, reason.clone());
+                row.rounds.remove(&side);
+                row.missing.insert(side, reason.clone());
             }
-            false
-        });
+        }
         // The order changes, so that none always runs after the slowest.
         let next = usize::from(!sides.is_empty());
         sides.rotate_left(next);
     }
     measured
+}
+
+/// What each program answered.
+type Answers = Vec<(Side, Result<Value, String>)>;
+
+/// How often a round is run at most, if the cores are moved during each.
+const ROUND_TRIES: usize = 3;
+
+/// Runs each program once. Returns their answers, and the nanoseconds of a round trip between two
+/// cores. If the host moved the cores in the meantime, the programs did not run on the same machine,
+/// and all of them run again.
+fn round(programs: &Programs, request: &Request, sides: &[Side]) -> (Answers, f64) {
+    let mut tries = 0;
+    loop {
+        let mut trips = vec![round_trip()];
+        let answers = sides.iter().map(|&side| {
+            let answer = programs.ask(side, request);
+            trips.push(round_trip());
+            (side, answer)
+        });
+        let answers = answers.collect();
+        tries += 1;
+        let (min, max) = shears_figure::extent(trips.iter().copied()).unwrap_or_default();
+        if max < 2.0 * min || tries == ROUND_TRIES {
+            return (answers, median(trips).unwrap_or(f64::NAN));
+        }
+    }
 }
 
 /// How many times better, or how many reads, with the spread of the rounds.

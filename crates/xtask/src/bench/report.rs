@@ -119,11 +119,20 @@ fn conditions(machine: &Machine, of: &str, threads: usize, rounds: usize) -> Str
     format!("Machine: {machine}. Threads{of}: {threads}. Rounds: {rounds}.")
 }
 
+/// How far apart two cores were, in a sentence; empty for older measurements.
+fn distance(comparison: &Comparison) -> String {
+    let trips = comparison.rows.iter().flat_map(|row| &row.round_trips);
+    let ends = shears_figure::extent(trips.copied());
+    ends.map_or(String::new(), |(min, max)| {
+        format!(" A cache line goes from one core to another and back in {min:.0} to {max:.0} ns.")
+    })
+}
+
 /// One table for each kind of processor.
 fn tables(comparisons: &[Comparison]) -> String {
     let sections = comparisons.iter().map(|comparison| {
         format!(
-            "### {}\n\n{}\n\n{}\n\n{}",
+            "### {}\n\n{}{}\n\n{}\n\n{}",
             comparison.machine.processor,
             conditions(
                 &comparison.machine,
@@ -131,6 +140,7 @@ fn tables(comparisons: &[Comparison]) -> String {
                 comparison.threads,
                 comparison.rounds
             ),
+            distance(comparison),
             table(comparison),
             clip_share(comparison)
         )
