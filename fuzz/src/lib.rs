@@ -77,6 +77,7 @@ fn target(name: &str) -> Target {
         "checkpoint_manifest" => of_train::checkpoint_manifest(),
         "checkpoint_state" => of_train::checkpoint_state(),
         "checkpoint_tensors" => of_train::checkpoint_tensors(),
+        "page" => of_dash::page(),
         "request" => of_dash::request(),
         "gradients" => of_shears::gradients(),
         "config" => of_shears::config(),

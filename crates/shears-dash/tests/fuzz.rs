@@ -9,7 +9,7 @@ use axum::http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use tower::ServiceExt;
 
 use crate::fuzzing::Target;
-use crate::run_folder::{Runs, end_line, header_line, log_of};
+use crate::run_folder::{Runs, end_line, header_line, log_of, ranks_line, resume_lines};
 
 /// Requests of the page, and some from elsewhere.
 const REQUESTS: [&str; 23] = [
@@ -87,6 +87,41 @@ pub(crate) fn request() -> Target {
     })
 }
 
+/// What the page asks to show a run.
+const OF_A_RUN: [&str; 6] = [
+    "/api/runs",
+    "/api/run?run=a",
+    "/api/series?run=a&points=20",
+    "/api/series?run=a&from=15&to=19&points=20",
+    "/api/maps?run=a&points=20",
+    "/api/step?run=a&step=17",
+];
+
+/// A log that is shown on the page.
+pub(crate) fn page() -> Target {
+    let runs = Runs::new();
+    runs.run("a", "");
+    let log = [
+        header_line(&["embedding.weight", "layers.0.weight_hh", "output.bias"]),
+        log_of(17),
+        resume_lines(17),
+        ranks_line(17),
+        log_of(20).split_inclusive('\n').skip(17).collect(),
+        end_line(20, "finished"),
+    ];
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build().unwrap();
+    let app = runs.app();
+    let seeds = vec![log.concat().into_bytes()];
+    Target::new("shears-dash", "page", seeds, move |input| {
+        fs::write(runs.path().join("a/events.jsonl"), input).unwrap();
+        for path in OF_A_RUN {
+            let request = parse(format!("GET {path}").as_bytes()).unwrap();
+            runtime.block_on(answered(app.clone(), request));
+        }
+    })
+}
+
 /// Asks, and checks the answer.
 async fn answered(app: Router, request: Request<Body>) {
     let is_live = request.uri().path() == "/api/live";
@@ -102,6 +137,11 @@ async fn answered(app: Router, request: Request<Body>) {
         let says_so = body.windows(words.len()).any(|part| part == words);
         assert!(!says_so, "{}", body.escape_ascii());
     }
+}
+
+#[test]
+fn no_log_on_the_page_panics() {
+    page().run();
 }
 
 #[test]

@@ -139,10 +139,17 @@ impl StreamBatches {
     /// The batch of a step. The last window of an epoch is followed by the first one of the next.
     #[must_use]
     pub fn batch_at(&self, step: u64) -> Batch {
+        self.rows_at(step, self.batch)
+    }
+
+    /// The first `most` rows of a step's batch, or all if there are fewer.
+    #[must_use]
+    pub fn rows_at(&self, step: u64, most: usize) -> Batch {
         let windows = self.windows_per_epoch();
         let (epoch, window_of_epoch) = (step / windows, (step % windows) as usize);
         let offset = self.delay(epoch) + window_of_epoch * self.window;
-        let starts = (0..self.batch).map(|row| row * self.stream_length + offset);
+        let rows = 0..self.batch.min(most);
+        let starts = rows.map(|row| row * self.stream_length + offset);
         Batch::of_windows(&self.tokens, starts, self.window, window_of_epoch == 0)
     }
 }
@@ -176,13 +183,19 @@ impl RandomWindows {
     /// ChaCha8 generator of the seed, from the stream numbered by the step.
     #[must_use]
     pub fn batch_at(&self, step: u64) -> Batch {
+        self.rows_at(step, self.batch)
+    }
+
+    /// The first `most` rows of a step's batch, or all if there are fewer.
+    #[must_use]
+    pub fn rows_at(&self, step: u64, most: usize) -> Batch {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(step);
         let places = (self.tokens.len() - self.window) as u128;
         // The high half of a 128-bit product. Its bias, at most places / 2^64, is negligible, and
         // it consumes one word per row, independent of any library version.
-        let starts =
-            (0..self.batch).map(|_| ((u128::from(random.next_u64()) * places) >> 64) as usize);
+        let rows = 0..self.batch.min(most);
+        let starts = rows.map(|_| ((u128::from(random.next_u64()) * places) >> 64) as usize);
         Batch::of_windows(&self.tokens, starts, self.window, true)
     }
 }

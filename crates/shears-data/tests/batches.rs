@@ -117,6 +117,26 @@ proptest! {
 
 proptest! {
     #[test]
+    fn rows_are_the_first_of_their_batch(
+        n in 2_usize..400, window in 1_usize..20, batch in 1_usize..9, most in 1_usize..12,
+        step in 0_u64..1000,
+    ) {
+        let check = |all: Batch, rows: Batch| {
+            assert_eq!(rows.batch, most.min(batch));
+            let shown = rows.batch * window;
+            assert_eq!(rows.inputs, all.inputs[..shown]);
+            assert_eq!(rows.targets, all.targets[..shown]);
+            assert_eq!(rows.starts_stream, all.starts_stream);
+        };
+        if let Ok(streams) = StreamBatches::new(tokens(n), batch, window) {
+            check(streams.batch_at(step), streams.rows_at(step, most));
+        }
+        if let Ok(windows) = RandomWindows::new(tokens(n), batch, window, 7) {
+            check(windows.batch_at(step), windows.rows_at(step, most));
+        }
+    }
+
+    #[test]
     fn streams_cover_every_position(
         n in 2_usize..400, window in 1_usize..20, batch in 1_usize..40,
     ) {

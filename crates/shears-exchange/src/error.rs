@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use shears_run::escaped;
 use shears_train::TrainError;
 
 /// Each message is one line: what, where, what to do.
@@ -46,10 +47,24 @@ impl ExchangeError {
         move |source| TrainError::io("read", &path)(source).into()
     }
 
+    /// The problem may quote names from the file: control characters in them are escaped.
     pub(crate) fn refused(path: &Path, problem: impl Into<String>) -> Self {
         ExchangeError::Refused {
             path: path.to_path_buf(),
-            problem: problem.into(),
+            problem: escaped(&problem.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_control_characters_stay_in_one_line() {
+        let problem = "has `a\r\n\u{1b}[31mb` \u{17c}";
+        let error = ExchangeError::refused(Path::new("model.pt"), problem);
+        let said = "model.pt has `a\\r\\n\\u{1b}[31mb` \u{17c}";
+        assert_eq!(error.to_string(), said);
     }
 }

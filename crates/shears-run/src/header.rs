@@ -1,9 +1,13 @@
 //! The first line of a log: the model and the machine that it describes.
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The format of logs that this program writes. Format 1 had no header.
 pub const FORMAT: u32 = 2;
+
+/// No tensor has more elements: sums over all tensors do not overflow.
+const ELEMENTS_MAX: u64 = 1 << 40;
 
 /// What a reader of a log needs to know about the model and the machine, so that nobody builds a
 /// model to read a log.
@@ -26,8 +30,21 @@ pub struct Parameter {
     pub name: String,
     /// The layer it belongs to, for example `layers.0`.
     pub layer: String,
-    /// Its shape.
+    /// Its shape, with 1 to 2^40 elements.
+    #[serde(deserialize_with = "countable")]
     pub shape: Vec<usize>,
+}
+
+/// A shape whose elements can be counted and divided by.
+fn countable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<usize>, D::Error> {
+    let shape = Vec::<usize>::deserialize(deserializer)?;
+    let mut sizes = shape.iter().map(|size| *size as u64);
+    match sizes.try_fold(1, u64::checked_mul) {
+        Some(1..=ELEMENTS_MAX) => Ok(shape),
+        _ => Err(D::Error::custom(
+            "has a shape without elements, or with too many",
+        )),
+    }
 }
 
 impl Parameter {
@@ -54,5 +71,32 @@ impl Header {
             }
         }
         layers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_have_a_countable_number_of_elements() {
+        let read = |shape: &str| {
+            let parameter = format!("{{\"name\":\"a\",\"layer\":\"a\",\"shape\":{shape}}}");
+            let parameter: Parameter = serde_json::from_str(&parameter).ok()?;
+            Some(parameter.elements())
+        };
+        assert_eq!(read("[]"), Some(1));
+        assert_eq!(read("[50257,768]"), Some(38_597_376));
+        assert_eq!(read("[1048576,1048576]"), Some(1 << 40));
+        for shape in [
+            "[0]",
+            "[3,0]",
+            "[1048577,1048576]",
+            "[4294967296,4294967296]",
+        ] {
+            assert_eq!(read(shape), None, "{shape}");
+        }
+        let max = usize::MAX;
+        assert_eq!(read(&format!("[{max},{max}]")), None);
     }
 }

@@ -53,7 +53,7 @@ pub use plan::read_plan;
 pub use ranks::{ExchangeEvent, ExchangeSummary, RanksEvent, bytes};
 pub use regular::{check_regular, open_regular, read_regular, read_regular_text};
 pub use sample::LogSample;
-pub use syntax::{json_problem, toml_problem};
+pub use syntax::{escaped, json_problem, toml_problem};
 pub use writer::{DAMAGED, EventLog};
 
 /// The log in the folder of a run.

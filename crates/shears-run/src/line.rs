@@ -17,6 +17,9 @@ use crate::ranks::ExchangeEvent;
 /// How the line of a step starts, as the trainer writes it.
 const STEP: &[u8] = b"{\"event\":\"step\",";
 
+/// No run takes more steps: every step and the one after it is exact in JSON.
+const STEP_MAX: u64 = 1 << 53;
+
 /// A line of the log.
 #[derive(Debug)]
 pub(crate) enum Line<'a> {
@@ -40,9 +43,9 @@ impl<'a> Line<'a> {
     pub(crate) fn parse(bytes: &'a [u8]) -> Result<Self, LineProblem> {
         let bytes = bytes.trim_ascii_end();
         if bytes.starts_with(STEP) {
-            return serde_json::from_slice(bytes)
-                .map(Line::Step)
-                .map_err(broken);
+            let line: StepLine<'a> = serde_json::from_slice(bytes).map_err(broken)?;
+            possible(line.step)?;
+            return Ok(Line::Step(line));
         }
         match other(bytes)? {
             Event::Step(step) => Ok(Line::Step(step.into())),
@@ -54,10 +57,21 @@ impl<'a> Line<'a> {
 /// Parses a whole line with all its fields.
 pub(crate) fn event(bytes: &[u8]) -> Result<Event, LineProblem> {
     let bytes = bytes.trim_ascii_end();
-    match bytes.starts_with(STEP) {
-        // Deserializing a tagged enum would copy all that follows the tag.
-        true => owned(bytes).map(Event::Step),
-        false => other(bytes),
+    if !bytes.starts_with(STEP) {
+        return other(bytes);
+    }
+    // Deserializing a tagged enum would copy all that follows the tag.
+    let step: StepEvent = owned(bytes)?;
+    possible(step.step)?;
+    Ok(Event::Step(step))
+}
+
+fn possible(step: u64) -> Result<(), LineProblem> {
+    match step {
+        0..=STEP_MAX => Ok(()),
+        _ => Err(LineProblem::Broken(format!(
+            "has step {step}, which no run reaches"
+        ))),
     }
 }
 
@@ -72,7 +86,11 @@ fn other(bytes: &[u8]) -> Result<Event, LineProblem> {
     let header = serde_json::from_slice::<AnyHeader>(bytes).ok();
     match header.filter(|header| header.event == "header" && header.format > FORMAT) {
         Some(header) => Err(LineProblem::Newer(header.format)),
-        None => owned(bytes),
+        None => {
+            let event: Event = owned(bytes)?;
+            possible(event.step())?;
+            Ok(event)
+        }
     }
 }
 
@@ -216,6 +234,15 @@ mod tests {
         let unknown = reason("{\"event\":\"party\",\"step\":1}\n");
         assert!(unknown.contains("party"), "{unknown}");
         assert!(!reason("\0\0\0\n").is_empty());
+        let late = OLD.replace('\n', " ");
+        let late = late.replacen("\"step\":", "\"step\":18446744073709551615,\"s\":", 1);
+        for late in [
+            &*late,
+            "{\"event\":\"sample\",\"step\":9007199254740993,\"text\":\"\"}",
+        ] {
+            assert!(reason(late).ends_with("which no run reaches"), "{late}");
+            assert!(event(late.as_bytes()).is_err());
+        }
         let action = OLD.replace('\n', " ").replace("\"clip\",", "\"cut\",");
         assert!(reason(&action).contains("cut"));
         for null in [

@@ -21,10 +21,24 @@ pub fn json_problem(error: &serde_json::Error) -> String {
 /// The most letters shown of a name or value, which may be of any length in a stranger's file.
 const SHOWN: usize = 60;
 
+/// Escapes control characters, so that a name from a stranger's file stays in its line.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let characters = text.chars().map(|character| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    });
+    characters.collect()
+}
+
+/// A name or value in a message.
+fn brief(text: &str) -> String {
+    escaped(&text.chars().take(SHOWN).collect::<String>())
+}
+
 /// JSON of the wrong shape.
 fn data_problem(message: &str) -> String {
     let message = message.split(" at line ").next().unwrap_or(message);
-    let brief = |text: &str| text.chars().take(SHOWN).collect::<String>();
     let name = message.split('`').nth(1).map(brief).unwrap_or_default();
     let starts = |start: &str| message.starts_with(start);
     if starts("missing field") {

@@ -53,6 +53,14 @@ impl Batches {
             Batches::Windows(windows) => windows.batch_at(index),
         }
     }
+
+    /// The first `most` rows of a micro-batch, or all if there are fewer.
+    pub fn rows_at(&self, index: u64, most: usize) -> Batch {
+        match self {
+            Batches::Streams(streams) => streams.rows_at(index, most),
+            Batches::Windows(windows) => windows.rows_at(index, most),
+        }
+    }
 }
 
 /// Selects rows of a batch.

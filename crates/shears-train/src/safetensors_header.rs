@@ -8,7 +8,7 @@ use std::ops::Range;
 use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{Dtype, SafeTensorError};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
-use shears_run::json_problem;
+use shears_run::{escaped, json_problem};
 
 /// The length of the header is in the first bytes.
 const START: u64 = size_of::<u64>() as u64;
@@ -161,12 +161,12 @@ fn data_problem(error: &SafeTensorError) -> String {
     }
 }
 
-/// Shortens a name for messages: names in a file may be a megabyte long.
+/// A name for messages: names in a file may be a megabyte long, and have control characters.
 pub(crate) fn brief(name: &str) -> String {
     const MAX_LENGTH: usize = 100;
     match name.char_indices().nth(MAX_LENGTH) {
-        Some((end, _)) => format!("{}...", &name[..end]),
-        None => name.to_string(),
+        Some((end, _)) => escaped(&name[..end]) + "...",
+        None => escaped(name),
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use shears_data::sha256_hex;
 use shears_model::{Architecture, RecurrentModel, gru};
-use shears_run::{Event, EventLog, Glance, Log};
+use shears_run::{Columns, Event, EventLog, Glance, Log, LogSample, Subject};
 use shears_train::{CheckpointStore, Plan};
 
 use crate::fuzzing::Target;
@@ -17,7 +17,29 @@ fn header() -> shears_run::Header {
     shears_train::header(&plan, &shears_model::parameters(trainer.model()))
 }
 
-/// A log in any partially written state can be read and continued.
+/// A log can be judged, whatever it holds.
+fn assert_judged(columns: &Columns, path: &Path) {
+    let subject = Subject {
+        folder: path.to_path_buf(),
+        ..Subject::default()
+    };
+    let judgement = columns.judge(&subject);
+    for line in judgement.lines() {
+        assert!(!line.contains('\n'), "{line}");
+    }
+    assert!(judgement.json().is_object());
+    assert!(judgement.without_end(false, &subject).next.is_some());
+    for (_, norms) in columns.layer_norms(0..columns.rows()).unwrap_or_default() {
+        assert_eq!(norms.len(), columns.rows());
+    }
+    let said = columns.exchanged().map(|exchanged| exchanged.to_string());
+    assert!(!said.is_some_and(|said| said.contains('\n')));
+    for ranks in &columns.ranks {
+        assert!(!ranks.words().is_empty());
+    }
+}
+
+/// A log in any partially written state can be read, judged and continued.
 pub(crate) fn log() -> Target {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.jsonl");
@@ -55,7 +77,10 @@ pub(crate) fn log() -> Target {
         if let Ok(log) = Log::read(path.clone()) {
             let events = log.events().unwrap();
             assert!(events.map(Result::unwrap).count() < 1000);
-            let _ = log.columns.gradient_flow();
+            assert_judged(&log.columns, &path);
+        }
+        if let Ok(sample) = LogSample::of(&path, 3) {
+            assert_judged(&sample.columns, &path);
         }
         match EventLog::open(&path, 1, &header) {
             // The continued log is complete.
@@ -128,6 +153,7 @@ fn checkpoint_with(name: &'static str, file: &'static str) -> Target {
         let loaded = CheckpointStore::new(folder.path()).load(&path);
         if let Err(error) = loaded {
             assert!(error.path.starts_with(&path), "{error}");
+            assert!(!error.to_string().contains(char::is_control), "{error}");
         }
     })
 }

@@ -78,6 +78,9 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
 /// Maximum number of rows of a batch that are shown.
 const MOST_ROWS: usize = 256;
 
+/// Maximum number of their tokens, if that is more than one row.
+const MOST_TOKENS: usize = 1 << 20;
+
 /// A cache of the last text: reading it again for each step would be slow.
 #[derive(Default)]
 struct Texts(Mutex<Option<Text>>);
@@ -128,19 +131,19 @@ impl Text {
         })
     }
 
-    /// The first rows of a step; a plan from elsewhere may have any number of them. Steps count
-    /// from 1, micro-batches from 0.
+    /// The first rows of a step; a plan from elsewhere may have any number of them, of any length.
+    /// Steps count from 1, micro-batches from 0.
     fn rows(&self, step: u64) -> Vec<String> {
         let micro_batches = self.plan.accumulate as u64;
         let first = (step - 1).saturating_mul(micro_batches);
+        let most = MOST_ROWS.min((MOST_TOKENS / self.plan.window).max(1));
         let mut rows = Vec::new();
         for index in first..first.saturating_add(micro_batches) {
-            let batch = self.batches.at(index);
-            for row in batch.inputs.chunks(batch.window) {
-                if rows.len() == MOST_ROWS {
-                    return rows;
-                }
-                rows.push(self.tokenizer.decode(row));
+            let batch = self.batches.rows_at(index, most - rows.len());
+            let texts = batch.inputs.chunks(batch.window);
+            rows.extend(texts.map(|row| self.tokenizer.decode(row)));
+            if rows.len() == most {
+                break;
             }
         }
         rows

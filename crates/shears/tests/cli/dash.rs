@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdout, Stdio};
 use serde_json::Value;
 
 use crate::chromium::Chromium;
-use crate::program::{Scratch, TINY, has};
+use crate::program::{Scratch, TINY, TINY_TRANSFORMER, has};
 
 /// The page's server while it runs.
 struct Page {
@@ -128,6 +128,28 @@ fn a_plan_of_a_quintillion_micro_batches_is_refused_quickly() {
     let batch = Page::of(&scratch, "runs").ask("/api/batch?run=one&step=2");
     let rows = batch["rows"].as_array().unwrap();
     assert!(rows.len() == 256 || !batch["problem"].is_null(), "{batch}");
+}
+
+/// All rows of the batch would take 80 GB.
+#[test]
+fn of_a_huge_batch_only_the_rows_that_are_shown_are_read() {
+    let scratch = Scratch::new();
+    scratch.write("text.txt", "some words and more of them. ".repeat(5000));
+    scratch.train(format!("text.txt {TINY_TRANSFORMER}"), "runs/one");
+    let plan = scratch.path("runs/one/plan.toml");
+    let text = std::fs::read_to_string(&plan).unwrap();
+    let line = |name: &str| {
+        let mut lines = text.lines();
+        lines.find(|line| line.starts_with(name)).unwrap()
+    };
+    let foreign = text.replace(line("batch = "), "batch = 1000000");
+    let foreign = foreign.replace(line("window = "), "window = 10000");
+    std::fs::write(&plan, foreign).unwrap();
+    let batch = Page::of(&scratch, "runs").ask("/api/batch?run=one&step=2");
+    assert_eq!(batch["problem"], Value::Null);
+    let rows = batch["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), (1 << 20) / 10_000);
+    assert!(rows.iter().all(|row| row.as_str().unwrap().len() == 10_000));
 }
 
 #[test]

@@ -1,0 +1,2 @@
+#![no_main]
+shears_fuzz::run!("page");
