@@ -19,7 +19,7 @@ pub trait Observer {
     fn evaluation(&mut self, _step: u64, _evaluation: &Evaluation) {}
 
     /// Called with the norms of gradients back in time for each layer of a recurrent model, as in
-    /// [`Event::StateGradients`].
+    /// [`Event::StateGradients`](shears_run::Event::StateGradients).
     fn state_gradients(&mut self, _step: u64, _layers: &BTreeMap<String, Vec<Option<f64>>>) {}
 
     /// Called after a checkpoint was written.
