@@ -2,9 +2,9 @@
 //!
 //! The right factor is [`Packed`] once into the order in which the kernel reads it, and reused for
 //! all steps of a window or all rows of a batch. The gradient of a weight is a product of two
-//! activations, [`transposed_product`]. In both, each element of the result is one sum in the order
-//! of the inner dimension, so that neither the number of rows nor the number of threads changes its
-//! bits.
+//! activations, [`transposed_product`]. Each element of a product is one sum in the order of the
+//! inner dimension, and of a small weight gradient two: neither the number of rows nor the number of
+//! threads changes its bits.
 
 use pulp::{Simd, WithSimd};
 
