@@ -128,14 +128,20 @@ async fn answered(app: Router, request: Request<Body>) {
     let asked = app.oneshot(request);
     let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
     let answer = answer.expect("it hangs").unwrap();
-    assert_ne!(answer.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let failed = answer.status() == StatusCode::INTERNAL_SERVER_ERROR;
     assert!(answer.headers().contains_key("content-security-policy"));
     // The body of a live stream has no end.
     if !is_live {
         let body = to_bytes(answer.into_body(), MOST).await.unwrap();
-        let words = b"deserialize";
-        let says_so = body.windows(words.len()).any(|part| part == words);
-        assert!(!says_so, "{}", body.escape_ascii());
+        let says = |words: &str| {
+            let mut parts = body.windows(words.len());
+            parts.any(|part| part == words.as_bytes())
+        };
+        // A log that cannot be read, of a later format for example, is a problem in words; a panic
+        // is none, or an interrupted answer.
+        let in_words = says("\"problem\"") && !says("interrupted");
+        assert!(!failed || in_words, "{}", body.escape_ascii());
+        assert!(!says("deserialize"), "{}", body.escape_ascii());
     }
 }
 
