@@ -697,7 +697,7 @@ fn a_step_that_is_abandoned_changes_nothing() {
         let plan = Plan {
             accumulate: 4,
             dropout: 0.2,
-            clip: "zclip; global-norm:0.5".parse().unwrap(),
+            clip: "zclip+global-norm:0.5".parse().unwrap(),
             ..plan
         };
         with_model!(check_abandoned, &plan);
