@@ -128,6 +128,11 @@ fn sign(folder: &Path, file: &str, content: &[u8]) {
     fs::write(path, manifest.to_string()).unwrap();
 }
 
+fn replaced(content: &[u8], from: &str, to: &str) -> Vec<u8> {
+    let content = String::from_utf8_lossy(content);
+    content.replace(from, to).into_bytes()
+}
+
 /// A checkpoint, one file of which is fuzzed, with a correct hash in the manifest.
 fn checkpoint_with(name: &'static str, file: &'static str) -> Target {
     let folder = tempfile::tempdir().unwrap();
@@ -144,6 +149,12 @@ fn checkpoint_with(name: &'static str, file: &'static str) -> Target {
         [&[2, 0, 0, 0, 0, 0, 0, 0], &b"{}trailing"[..]].concat(),
         b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
         fs::read(path.join(file)).unwrap(),
+        // Names of settings are quoted in errors.
+        replaced(
+            &fs::read(path.join(file)).unwrap(),
+            "tokenizer",
+            "token\u{7f}zer",
+        ),
     ];
     Target::new("shears-train", name, seeds, move |input| {
         match file {
