@@ -56,7 +56,7 @@ fn data_problem(message: &str) -> String {
         Some(value) => format!("has {} where something else belongs", brief(value)),
         None if starts("data did not match") => "has a part of an unknown kind".to_string(),
         // A message of the type that was read.
-        None => message.to_string(),
+        None => escaped(message),
     }
 }
 
@@ -69,7 +69,7 @@ pub fn toml_problem(error: &toml::de::Error) -> String {
         return "a number exceeds the range of TOML".to_string();
     }
     let without_expectation = message.split(", expected ").next();
-    without_expectation.unwrap_or(message).replace('\n', " ")
+    escaped(&without_expectation.unwrap_or(message).replace('\n', " "))
 }
 
 #[cfg(test)]

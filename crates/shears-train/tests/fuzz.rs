@@ -128,9 +128,10 @@ fn sign(folder: &Path, file: &str, content: &[u8]) {
     fs::write(path, manifest.to_string()).unwrap();
 }
 
-fn replaced(content: &[u8], from: &str, to: &str) -> Vec<u8> {
+/// The content with a control character after each occurrence of a word.
+fn with_control(content: &[u8], word: &str) -> Vec<u8> {
     let content = String::from_utf8_lossy(content);
-    content.replace(from, to).into_bytes()
+    content.replace(word, &format!("{word}\u{7f}")).into_bytes()
 }
 
 /// A checkpoint, one file of which is fuzzed, with a correct hash in the manifest.
@@ -149,12 +150,9 @@ fn checkpoint_with(name: &'static str, file: &'static str) -> Target {
         [&[2, 0, 0, 0, 0, 0, 0, 0], &b"{}trailing"[..]].concat(),
         b"version https://git-lfs.github.com/spec/v1\n".to_vec(),
         fs::read(path.join(file)).unwrap(),
-        // Names of settings are quoted in errors.
-        replaced(
-            &fs::read(path.join(file)).unwrap(),
-            "tokenizer",
-            "token\u{7f}zer",
-        ),
+        // Names and values of settings are quoted in errors.
+        with_control(&fs::read(path.join(file)).unwrap(), "tokenizer"),
+        with_control(&fs::read(path.join(file)).unwrap(), "gru"),
     ];
     Target::new("shears-train", name, seeds, move |input| {
         match file {

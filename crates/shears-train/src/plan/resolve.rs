@@ -96,7 +96,6 @@ impl Plan {
 
     pub(super) fn set(&mut self, name: &str, value: Value) -> Result<(), PlanError> {
         let Some(setting) = Plan::setting(name) else {
-            let name = shears_run::escaped(name);
             return Err(PlanError::new(format!("there is no setting `{name}`")));
         };
         setting.set(self, value)
