@@ -19,7 +19,7 @@ mod mean;
 mod scan;
 
 pub use gradclip::Buffer;
-pub use scan::check_scan;
+pub use scan::{check_scale, check_scan};
 
 /// An adapter under test.
 pub trait Adapter {

@@ -1,6 +1,6 @@
-//! Checks that a [`Scan`] is bitwise equal to the plain one.
+//! Checks that a [`Scan`] or a [`Scale`] is bitwise equal to the plain one.
 
-use gradclip::{Scan, Scanned, scan};
+use gradclip::{Scale, Scan, Scanned, scale, scan};
 
 use crate::cases::random_bits;
 
@@ -40,6 +40,59 @@ pub(super) fn find_scan_difference(candidate: Scan) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Compares a scaling function with [`gradclip::scale`], bit for bit, over the finite cases of
+/// [`check_scan`] and factors that keep, shorten, lengthen, and round to zero.
+///
+/// # Panics
+///
+/// On the first difference, naming the case.
+pub fn check_scale(candidate: Scale) {
+    if let Err(difference) = find_scale_difference(candidate) {
+        panic!("the scaling does not conform: {difference}");
+    }
+}
+
+pub(super) fn find_scale_difference(candidate: Scale) -> Result<(), String> {
+    for (name, tensors) in cases() {
+        if !tensors.iter().flatten().all(|value| value.is_finite()) {
+            continue;
+        }
+        for first in 0..FACTORS.len() {
+            let factors = FACTORS.iter().cycle().skip(first).copied();
+            let factors: Vec<f64> = factors.take(tensors.len()).collect();
+            let wanted = scaled(scale, &tensors, &factors, 1);
+            for threads in [0, 1, 2, 3, 5] {
+                let given = scaled(candidate, &tensors, &factors, threads);
+                if given.1 != wanted.1 {
+                    let (given, wanted) = (given.1, wanted.1);
+                    return Err(format!(
+                        "{name}, {threads} threads, factors {factors:?}: {given} elements rounded \
+                         to zero, and {wanted} by the plain scaling"
+                    ));
+                }
+                if given.0 != wanted.0 {
+                    return Err(format!(
+                        "{name}, {threads} threads, factors {factors:?}: other bits than the plain \
+                         scaling"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+const FACTORS: [f64; 5] = [0.3, 1.0, 1e-42, 1.7, 1e-3];
+
+/// The bits of all elements after scaling, and how many were rounded to zero.
+fn scaled(scale: Scale, tensors: &[Vec<f32>], factors: &[f64], threads: usize) -> (Vec<u32>, u64) {
+    let mut tensors = tensors.to_vec();
+    let slices = tensors.iter_mut().map(Vec::as_mut_slice).collect();
+    let rounded_to_zero = scale(slices, factors, threads);
+    let bits = tensors.iter().flatten().map(|value| value.to_bits());
+    (bits.collect(), rounded_to_zero)
 }
 
 fn bits(scanned: Scanned) -> [u64; 3] {

@@ -371,3 +371,28 @@ fn scans_with_different_bits_are_refused() {
         assert!(find_scan_difference(broken).is_err());
     }
 }
+
+#[test]
+fn scalings_with_different_bits_are_refused() {
+    use super::scan::find_scale_difference;
+    use gradclip::scale;
+
+    fn in_single_precision(tensors: Vec<&mut [f32]>, factors: &[f64], _: usize) -> u64 {
+        let mut rounded_to_zero = 0;
+        for (values, factor) in tensors.into_iter().zip(factors) {
+            let zeros = |values: &[f32]| values.iter().filter(|value| **value == 0.0).count();
+            let before = zeros(values);
+            values.iter_mut().for_each(|value| *value *= *factor as f32);
+            rounded_to_zero += (zeros(values) - before) as u64;
+        }
+        rounded_to_zero
+    }
+    fn without_counting(tensors: Vec<&mut [f32]>, factors: &[f64], threads: usize) -> u64 {
+        scale(tensors, factors, threads);
+        0
+    }
+    assert_eq!(find_scale_difference(scale), Ok(()));
+    for broken in [in_single_precision, without_counting] {
+        assert!(find_scale_difference(broken).is_err());
+    }
+}

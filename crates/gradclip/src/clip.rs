@@ -13,7 +13,7 @@ use crate::outcome::{Clipped, Deferred, Outcome};
 use crate::policy::{ClipPolicy, NonFinite};
 use crate::report::{ClipAction, ClipReport};
 use crate::rules::{Guard, Judgement, Lesson, Link, SkipReason, links_of};
-use crate::scan::{Scan, scan};
+use crate::scan::{Scale, Scan, scale, scan};
 use crate::stages::Unscaled;
 use crate::state::{ClipperState, Lists, StateError, number_of};
 use crate::tensors::{Local, Reading, Remote, Tensors};
@@ -103,6 +103,7 @@ impl Clipper {
             reading: Reading {
                 threads: 1,
                 scan,
+                scale,
                 report: policy.order(),
                 output_layer: BTreeSet::new(),
             },
@@ -128,6 +129,14 @@ impl Clipper {
     #[must_use]
     pub fn with_scan(mut self, scan: Scan) -> Clipper {
         self.reading.scan = scan;
+        self
+    }
+
+    /// Scales `f32` gradients in place with the caller's function, which must uphold the contract of
+    /// [`Scale`], if [`Gradients::single_precision_mut`] returns them.
+    #[must_use]
+    pub fn with_scale(mut self, scale: Scale) -> Clipper {
+        self.reading.scale = scale;
         self
     }
 
@@ -189,9 +198,9 @@ impl Clipper {
         gradients: Unscaled<G>,
         loss: impl Into<Option<f64>>,
     ) -> Result<Outcome<G>, ClipError> {
-        let threads = self.reading.threads;
+        let (scale, threads) = (self.reading.scale, self.reading.threads);
         Ok(match self.clip_deferred(gradients, loss)? {
-            Outcome::Apply(deferred) => Outcome::Apply(deferred.scale_with(threads)),
+            Outcome::Apply(deferred) => Outcome::Apply(deferred.scale_with(scale, threads)),
             Outcome::Skip { gradients, report } => Outcome::Skip { gradients, report },
         })
     }

@@ -55,7 +55,7 @@ pub use outcome::{Clipped, Deferred, Outcome};
 pub use policy::{ClipPolicy, NonFinite};
 pub use report::{ClipAction, ClipReport, TensorReport};
 pub use rules::SkipReason;
-pub use scan::{Scan, Scanned, scan};
+pub use scan::{Scale, Scan, Scanned, scale, scan};
 pub use significant::significant;
 pub use simple::clip_global_norm;
 pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};

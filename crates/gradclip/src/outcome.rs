@@ -3,9 +3,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::change::{Factors, scale_all};
+use crate::change::Factors;
 use crate::gradients::Gradients;
 use crate::report::ClipReport;
+use crate::scan::{Scale, scale};
 use crate::tensors::visit_again;
 
 /// The outcome of a clipping step: gradients for the optimizer, as [`Clipped`] or [`Deferred`], or
@@ -210,10 +211,10 @@ impl<G> Deferred<G> {
 impl<G: Gradients> Deferred<G> {
     /// Applies the factors now.
     pub fn scale(self) -> Clipped<G> {
-        self.scale_with(1)
+        self.scale_with(scale, 1)
     }
 
-    pub(crate) fn scale_with(self, threads: usize) -> Clipped<G> {
+    pub(crate) fn scale_with(self, scale: Scale, threads: usize) -> Clipped<G> {
         let Deferred {
             mut clipped,
             factors,
@@ -223,7 +224,7 @@ impl<G: Gradients> Deferred<G> {
         };
         let Clipped { gradients, report } = &mut clipped;
         if let Some(tensors) = gradients.single_precision_mut() {
-            factors.rounded_to_zero += scale_all(tensors, &factors.of_tensors, threads);
+            factors.rounded_to_zero += scale(tensors, &factors.of_tensors, threads);
         } else {
             let names = report.tensors.iter().map(|tensor| tensor.name.as_str());
             visit_again(gradients, names, |index, elements| {

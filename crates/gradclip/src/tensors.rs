@@ -12,7 +12,7 @@ use crate::gradients::Gradients;
 use crate::measure::{Measure, Orders, measure_tensor};
 use crate::norm::Coefficient;
 use crate::rules::Link;
-use crate::scan::Scan;
+use crate::scan::{Scale, Scan};
 use crate::threshold::NormOrder;
 use crate::units::{measure_units, units_of};
 
@@ -37,11 +37,12 @@ pub(crate) trait Tensors {
     ) -> Vec<Effect>;
 }
 
-/// How tensors are read.
+/// How tensors are read and scaled.
 #[derive(Clone, Debug)]
 pub(crate) struct Reading {
     pub(crate) threads: usize,
     pub(crate) scan: Scan,
+    pub(crate) scale: Scale,
     /// The order of the norms in the report.
     pub(crate) report: NormOrder,
     /// Tensors that are exempt from `agc`.

@@ -38,7 +38,7 @@ pub use elements::Elements;
 pub use embedding::{embedding, embedding_plain};
 pub use linear::{linear, linear_plain};
 pub use loss::{cross_entropy, logit_rows_at_once, output_loss};
-pub use measure::{read, scan};
+pub use measure::{read, scale, scan};
 pub use norm::{Norm, NormKind, norm, norm_plain};
 pub use recurrent::{
     Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,

@@ -1,4 +1,4 @@
-//! Measures gradients at memory bandwidth.
+//! Measures and scales gradients at memory bandwidth.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -42,13 +42,50 @@ pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
 pub fn read(tensors: &[&[f32]], threads: usize) -> f32 {
     let threads = threads.clamp(1, rayon::current_num_threads());
     let cpu = Cpu::current().on(threads);
-    map_blocks(cpu, tensors, |block| cpu.run(Read(block)))
-        .into_iter()
-        .sum()
+    map_blocks(
+        cpu,
+        blocks_of(tensors),
+        |block| block.len(),
+        |block| cpu.run(Read(block)),
+    )
+    .into_iter()
+    .sum()
+}
+
+/// [`gradclip::scale`] with the vector instructions of this machine and the threads of the pool: the
+/// same bits, for [`gradclip::Clipper::with_scale`].
+///
+/// # Panics
+///
+/// If there is not one factor for each tensor.
+#[must_use = "the result is how many elements underflowed to zero"]
+pub fn scale(tensors: Vec<&mut [f32]>, factors: &[f64], threads: usize) -> u64 {
+    let threads = threads.clamp(1, rayon::current_num_threads());
+    scale_on(Cpu::current().on(threads), tensors, factors)
+}
+
+fn scale_on(cpu: Cpu, tensors: Vec<&mut [f32]>, factors: &[f64]) -> u64 {
+    assert_eq!(tensors.len(), factors.len(), "one factor for each tensor");
+    let tensors = tensors.into_iter().zip(factors);
+    let changed = tensors.filter(|(_, factor)| **factor != 1.0);
+    let blocks = changed.flat_map(|(values, factor)| {
+        let blocks = values.chunks_mut(BLOCK);
+        blocks.map(|block| ScaleBlock(block, *factor))
+    });
+    let len = |block: &ScaleBlock<'_>| block.0.len();
+    let counts = map_blocks(cpu, blocks.collect(), len, |ScaleBlock(block, factor)| {
+        cpu.run(ScaleBlock(block, *factor))
+    });
+    counts.into_iter().sum()
 }
 
 fn scan_on(cpu: Cpu, tensors: &[&[f32]]) -> Vec<Scanned> {
-    let blocks = map_blocks(cpu, tensors, |block| cpu.run(ScanBlock(block)));
+    let blocks = map_blocks(
+        cpu,
+        blocks_of(tensors),
+        |block| block.len(),
+        |block| cpu.run(ScanBlock(block)),
+    );
     let mut blocks = blocks.into_iter();
     let scanned = tensors.iter().map(|tensor| {
         let blocks = blocks.by_ref().take(tensor.len().div_ceil(BLOCK));
@@ -61,37 +98,41 @@ fn scan_on(cpu: Cpu, tensors: &[&[f32]]) -> Vec<Scanned> {
     scanned.collect()
 }
 
-/// The results of `work` for each block of each tensor, in order.
-fn map_blocks<T: Clone + Default + Send>(
+fn blocks_of<'a>(tensors: &[&'a [f32]]) -> Vec<&'a [f32]> {
+    tensors.iter().flat_map(|all| all.chunks(BLOCK)).collect()
+}
+
+/// The results of `work` for blocks of the given lengths, in order.
+fn map_blocks<Block: Send, T: Clone + Default + Send>(
     cpu: Cpu,
-    tensors: &[&[f32]],
-    work: impl Fn(&[f32]) -> T + Sync,
+    mut blocks: Vec<Block>,
+    len: impl Fn(&Block) -> usize,
+    work: impl Fn(&mut Block) -> T + Sync,
 ) -> Vec<T> {
-    let blocks: Vec<&[f32]> = tensors.iter().flat_map(|all| all.chunks(BLOCK)).collect();
-    let elements: usize = tensors.iter().map(|tensor| tensor.len()).sum();
+    let elements: usize = blocks.iter().map(&len).sum();
     if cpu.threads == 1 || elements <= MAX_FOR_ONE_THREAD {
-        return blocks.into_iter().map(work).collect();
+        return blocks.iter_mut().map(work).collect();
     }
     let mut results = vec![T::default(); blocks.len()];
     // Groups small blocks into runs to reduce scheduling overhead.
     let mut runs = Vec::new();
-    let (mut blocks, mut unassigned) = (blocks.as_slice(), results.as_mut_slice());
+    let (mut blocks, mut unassigned) = (blocks.as_mut_slice(), results.as_mut_slice());
     while !blocks.is_empty() {
         let mut elements = 0;
-        let fits = |block: &&&[f32]| {
-            elements += block.len();
+        let fits = |block: &&Block| {
+            elements += len(block);
             elements <= BLOCK
         };
         let count = blocks.iter().take_while(fits).count();
-        let (run, other_blocks) = blocks.split_at(count);
+        let (run, other_blocks) = blocks.split_at_mut(count);
         let (slots, other_slots) = unassigned.split_at_mut(count);
-        runs.push((run, Mutex::new(slots)));
+        runs.push(Mutex::new((run, slots)));
         (blocks, unassigned) = (other_blocks, other_slots);
     }
     cpu.each(runs.len(), |index| {
-        let (run, slots) = &runs[index];
-        let mut slots = slots.lock().unwrap_or_else(PoisonError::into_inner);
-        for (slot, block) in slots.iter_mut().zip(*run) {
+        let mut run = runs[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let (run, slots) = &mut *run;
+        for (slot, block) in slots.iter_mut().zip(run.iter_mut()) {
             *slot = work(block);
         }
     });
@@ -177,6 +218,43 @@ fn larger(left: f32, right: f32) -> f32 {
     if right > left { right } else { left }
 }
 
+/// A block and its factor.
+struct ScaleBlock<'a>(&'a mut [f32], f64);
+
+impl WithSimd for ScaleBlock<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> u64 {
+        let ScaleBlock(block, factor) = self;
+        let mut rounded_to_zero = [0_u32; LANES];
+        let (chunks, rest) = block.as_chunks_mut::<LANES>();
+        for chunk in chunks {
+            prefetch(chunk.as_ptr().wrapping_add(AHEAD));
+            scale_chunk(chunk, factor, &mut rounded_to_zero);
+        }
+        // Zeros stay zeros.
+        let mut last = [0.0; LANES];
+        last[..rest.len()].copy_from_slice(rest);
+        scale_chunk(&mut last, factor, &mut rounded_to_zero);
+        rest.copy_from_slice(&last[..rest.len()]);
+        rounded_to_zero.into_iter().map(u64::from).sum()
+    }
+}
+
+/// One loop per operation, as in [`add`].
+#[inline(always)]
+fn scale_chunk(chunk: &mut [f32; LANES], factor: f64, rounded_to_zero: &mut [u32; LANES]) {
+    let mut scaled = [0.0_f32; LANES];
+    for lane in 0..LANES {
+        scaled[lane] = (f64::from(chunk[lane]) * factor) as f32;
+    }
+    for lane in 0..LANES {
+        rounded_to_zero[lane] += u32::from((scaled[lane] == 0.0) & (chunk[lane] != 0.0));
+    }
+    *chunk = scaled;
+}
+
 struct Read<'a>(&'a [f32]);
 
 impl WithSimd for Read<'_> {
@@ -205,7 +283,7 @@ mod tests {
 
     use gradclip::Scanned;
 
-    use super::{Read, map_blocks, scan_on};
+    use super::{Read, blocks_of, map_blocks, scale_on, scan_on};
     use crate::cpu::Cpu;
 
     /// Tests every configuration through a plain function, as a clipper takes it.
@@ -224,11 +302,26 @@ mod tests {
     }
 
     #[test]
+    fn every_configuration_matches_the_plain_scaling() {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        fn scale(tensors: Vec<&mut [f32]>, factors: &[f64], threads: usize) -> u64 {
+            let cpu = Cpu::all()[NEXT.load(Ordering::SeqCst)];
+            scale_on(cpu.on(threads.max(1)), tensors, factors)
+        }
+        gradclip_suite::check_scale(super::scale);
+        for index in 0..Cpu::all().len() {
+            NEXT.store(index, Ordering::SeqCst);
+            gradclip_suite::check_scale(scale);
+        }
+    }
+
+    #[test]
     fn every_element_is_read_once() {
         for cpu in Cpu::all() {
             let tensors = [vec![1.0; 70_001], vec![], vec![2.0; 63], vec![0.5; 200_000]];
             let tensors: Vec<&[f32]> = tensors.iter().map(Vec::as_slice).collect();
-            let sums = map_blocks(cpu, &tensors, |block| cpu.run(Read(block)));
+            let len = |block: &&[f32]| block.len();
+            let sums = map_blocks(cpu, blocks_of(&tensors), len, |block| cpu.run(Read(block)));
             assert_eq!(sums.into_iter().sum::<f32>(), 170_127.0);
         }
     }

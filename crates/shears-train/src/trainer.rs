@@ -72,6 +72,7 @@ pub(crate) fn new_clipper<M: LanguageModel>(plan: &Plan, model: &M, threads: usi
     Clipper::for_adam(plan.clip.clone(), plan.non_finite)
         .with_threads(threads)
         .with_scan(shears_kernels::scan)
+        .with_scale(shears_kernels::scale)
         .with_output_layer(model.output_layer())
 }
 

@@ -290,7 +290,7 @@ fn measure(programs: &Programs, options: &Options, run: &Run, rows: &[&Row]) -> 
 type Answers = Vec<(Side, Result<Value, String>)>;
 
 /// How often a round is run at most, if the cores are moved during each.
-const ROUND_TRIES: usize = 3;
+const ROUND_TRIES: usize = 2;
 
 /// Runs each program once. Returns their answers, and the nanoseconds of a round trip between two
 /// cores. If the host moved the cores in the meantime, the programs did not run on the same machine,
