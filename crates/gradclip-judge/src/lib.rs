@@ -29,4 +29,4 @@ pub use spikes::{Spike, Spikes, UsualNorm};
 pub use time_flow::TimeFlow;
 pub use update_pace::UpdatePace;
 pub use verdict::{Judgement, Verdict, judge};
-pub use warm_up::{goes_by_norm_of_all, steps_to_warm_up};
+pub use warm_up::goes_by_norm_of_all;

@@ -142,7 +142,6 @@ impl<'a> Run<'a> {
     /// Whether shortening every gradient by the same factor leaves the steps as long as before: the
     /// optimizer divides by their usual size, and no rule clamps elements.
     pub(crate) fn makes_up_for_scale(&self) -> bool {
-        let clamps = |rule: &ClipRule| matches!(rule, ClipRule::Value { .. });
-        self.adaptive && !self.policy.rules().iter().any(clamps)
+        self.adaptive && !self.policy.rules().iter().any(ClipRule::clamps)
     }
 }

@@ -33,18 +33,6 @@ impl<'a> WarmUp<'a> {
     }
 }
 
-/// The steps that a rule must learn from before it works as it will from then on; a rule learns
-/// nothing from skipped steps.
-#[must_use]
-pub fn steps_to_warm_up(rule: &ClipRule) -> usize {
-    match rule {
-        ClipRule::ZClip { warmup, .. } => warmup.get() as usize,
-        // It counts steps from 1.
-        ClipRule::AdaGc { warmup, .. } => (*warmup as usize).saturating_sub(1),
-        rule => rule.steps_needed() as usize,
-    }
-}
-
 /// Whether all thresholds of a policy apply to the norm of all tensors, which is the norm recorded.
 #[must_use]
 pub fn goes_by_norm_of_all(policy: &ClipPolicy) -> bool {

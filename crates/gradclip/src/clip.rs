@@ -380,7 +380,7 @@ impl Clipper {
         let mut measured_for = self.rules.first();
         for (index, link) in self.rules.iter().enumerate() {
             let is_measured = measured_for.is_some_and(|other| {
-                index == 0 || link.order == other.order && link.units.is_none()
+                index == 0 || link.order == other.order && link.rule.units().is_none()
             });
             if !is_measured {
                 measures = tensors.measure(Some(link))?;

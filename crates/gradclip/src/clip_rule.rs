@@ -126,12 +126,37 @@ impl<T: Value> Parameter<T> {
     }
 }
 
+/// What else is known about a rule.
+struct Facts {
+    order: Option<NormOrder>,
+    steps_needed: u32,
+    warm_up: u32,
+    clamps: bool,
+    needs_parameters: bool,
+    needs_sizes: bool,
+}
+
+impl Facts {
+    /// Those of most rules.
+    const USUAL: Facts = Facts {
+        order: None,
+        steps_needed: 0,
+        warm_up: 0,
+        clamps: false,
+        needs_parameters: false,
+        needs_sizes: false,
+    };
+}
+
+/// The median of fewer norms is not a useful estimate.
+const FEWEST_NORMS: u32 = 10;
+
 macro_rules! rules {
     ($(
         $(#[$doc:meta])*
         $Rule:ident = $name:literal, $role:ident, $scope:ident, $source:literal {
             $( $(#[$field_doc:meta])* $field:ident: $type:ty = $parameter:expr; )*
-        }
+        } $( with { $($fact:ident: $value:expr),+ } )?
     )*) => {
         /// One rule of a policy. `CLIPPING.md` has its equation, source and advice.
         #[derive(Clone, Copy, Debug, PartialEq)]
@@ -157,6 +182,16 @@ macro_rules! rules {
             #[must_use]
             pub fn scope(&self) -> ClipScope {
                 match self { $( ClipRule::$Rule { .. } => ClipScope::$scope, )* }
+            }
+
+            #[allow(unused_variables, reason = "few parameters are facts")]
+            fn facts(&self) -> Facts {
+                match *self {
+                    $( ClipRule::$Rule { $( $field, )* } => Facts {
+                        $( $( $fact: $value, )+ )?
+                        ..Facts::USUAL
+                    }, )*
+                }
             }
 
             /// The text form of each rule.
@@ -215,7 +250,7 @@ rules! {
     Value = "value", Gradients, Elements, "Mikolov 2012; char-rnn (Karpathy 2015)" {
         /// The bound C.
         threshold: Threshold = first("threshold", "C");
-    }
+    } with { clamps: true }
     /// Clips each tensor separately: `g C / N` if its norm N exceeds C. Tensors are scaled by
     /// different factors, so the gradient as a whole can turn.
     Norm = "norm", Gradients, Tensors, "Keras clipnorm, TensorFlow clip_by_norm" {
@@ -223,7 +258,7 @@ rules! {
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
-    }
+    } with { order: Some(order) }
     /// Clips all tensors as one vector: `g C / N` if its norm N exceeds C (Pascanu, Mikolov and
     /// Bengio 2013). Keeps the direction.
     GlobalNorm = "global-norm", Gradients, All, "Pascanu, Mikolov and Bengio 2013, algorithm 1" {
@@ -231,7 +266,7 @@ rules! {
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
-    }
+    } with { order: Some(order) }
     /// Clips each named group of tensors as one vector, by its Euclidean norm.
     GroupNorm = "group-norm", Gradients, Tensors, "Megatron-LM grad_norm_group" {
         /// The bound C of each group's norm.
@@ -242,7 +277,7 @@ rules! {
     BlockRms = "block-rms", Gradients, Tensors, "Shazeer and Stern 2018, section 6" {
         /// The bound C of each tensor's root mean square.
         threshold: Threshold = first("threshold", "C");
-    }
+    } with { needs_sizes: true }
     /// Scales all tensors as one vector to the norm C, even if its norm is smaller.
     Normalize = "normalize", Gradients, All, "Hazan, Levy and Shalev-Shwartz 2015" {
         /// The norm C after the step.
@@ -258,7 +293,7 @@ rules! {
         /// The axis of the units, overriding the axes of the tensors
         /// ([`Gradient::with_units`](crate::Gradient::with_units)).
         unit: Option<UnitAxis> = key("unit", "last|first", None);
-    }
+    } with { needs_parameters: true }
     /// Clips all tensors as one vector to a percentile of all norms so far (Seetharaman et al.
     /// 2020, AutoClip).
     AutoClip = "autoclip", Gradients, All, "Seetharaman et al. 2020" {
@@ -276,7 +311,7 @@ rules! {
         warmup: Steps<1> = key("warmup", "N", Steps::constant(25));
         /// The bound of the norm at every step.
         max: Threshold = key("max", "C", Threshold::constant(1.0));
-    }
+    } with { warm_up: warmup.get() }
     /// Clips each tensor to a multiple of its own running norm (Wang et al. 2025, AdaGC).
     AdaGc = "adagc", Gradients, Tensors, "Wang et al. 2025, algorithm 1" {
         /// The bound of the norm of all tensors during warm-up.
@@ -287,7 +322,7 @@ rules! {
         beta: Decay = key("beta", "B", Decay::constant(0.98));
         /// The step, counted from 1, from which the multiple applies.
         warmup: u32 = key("warmup", "N", 100);
-    }
+    } with { warm_up: warmup.saturating_sub(1) }
     /// Clips all tensors as one vector to a multiple of the median norm of the previous steps
     /// (ScaledAdam in icefall).
     Median = "median", Gradients, All, "icefall ScaledAdam" {
@@ -295,7 +330,7 @@ rules! {
         factor: Threshold = first("factor", "K");
         /// The number of steps in the median.
         window: Steps<1> = key("window", "N", Steps::constant(100));
-    }
+    } with { steps_needed: window.get().min(FEWEST_NORMS) }
     /// Skips steps whose loss or norm is an outlier (OLMo, llm.c).
     Skip = "skip", Guard, All, "OLMo-core SkipStepOptimizer, llm.c" {
         /// The number of standard deviations above the mean beyond which a step is an outlier.
@@ -304,7 +339,7 @@ rules! {
         window: Steps<2> = key("window", "N", Steps::constant(128));
         /// The largest number of steps skipped in a row.
         limit: Steps<1> = key("limit", "N", Steps::constant(10));
-    }
+    } with { steps_needed: (window.get() / 2).max(2) }
     /// Inside Adam: divides the learning rate of a tensor by `max(1, RMS / C)`, where RMS is the
     /// root mean square of `g / sqrt(v)` (Wortsman et al. 2023, StableAdamW).
     UpdateRms = "update-rms", Adam, Elements, "Wortsman et al. 2023, algorithm 2" {
@@ -331,24 +366,40 @@ impl ClipRule {
         self.chosen_order().unwrap_or(NormOrder::TWO)
     }
 
+    /// The order of the norm, for rules that take one.
+    pub(crate) fn chosen_order(&self) -> Option<NormOrder> {
+        self.facts().order
+    }
+
     /// The number of steps that the rule must learn from before it judges or clips one.
     #[must_use]
     pub fn steps_needed(&self) -> u32 {
-        /// The median of fewer norms is not a useful estimate.
-        const FEWEST_NORMS: u32 = 10;
-        match self {
-            ClipRule::Median { window, .. } => window.get().min(FEWEST_NORMS),
-            ClipRule::Skip { window, .. } => (window.get() / 2).max(2),
-            _ => 0,
-        }
+        self.facts().steps_needed
     }
 
-    /// The order of the norm, for rules that take one.
-    pub(crate) fn chosen_order(&self) -> Option<NormOrder> {
-        match self {
-            ClipRule::Norm { order, .. } | ClipRule::GlobalNorm { order, .. } => Some(*order),
-            _ => None,
-        }
+    /// The number of steps that the rule must learn from before it works as it will from then on.
+    #[must_use]
+    pub fn steps_to_warm_up(&self) -> u32 {
+        let facts = self.facts();
+        facts.warm_up.max(facts.steps_needed)
+    }
+
+    /// Whether the rule clamps elements, which makes the largest ones equal.
+    #[must_use]
+    pub fn clamps(&self) -> bool {
+        self.facts().clamps
+    }
+
+    /// Whether the rule needs the parameters as well as their gradients.
+    #[must_use]
+    pub fn needs_parameters(&self) -> bool {
+        self.facts().needs_parameters
+    }
+
+    /// Whether the rule needs the number of elements of each tensor as well as its norm.
+    #[must_use]
+    pub fn needs_sizes(&self) -> bool {
+        self.facts().needs_sizes
     }
 }
 

@@ -84,8 +84,7 @@ impl ClipPolicy {
     /// Whether a rule needs the parameters as well as their gradients.
     #[must_use]
     pub fn needs_parameters(&self) -> bool {
-        let agc = |rule: &ClipRule| matches!(rule, ClipRule::Agc { .. });
-        self.rules.iter().any(agc)
+        self.rules.iter().any(ClipRule::needs_parameters)
     }
 }
 

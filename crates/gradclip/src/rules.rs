@@ -25,7 +25,7 @@ use crate::threshold::{NormOrder, Threshold};
 use crate::units::Units;
 
 use adaptive::{AdaGc, AutoClip, Median, ZClip, ZScore};
-use fixed::Fixed;
+use fixed::{Agc, Fixed};
 use running::Window;
 
 pub use guard::SkipReason;
@@ -39,6 +39,11 @@ pub(crate) trait Rule: CloneRule + fmt::Debug + Send + Sync {
 
     /// The threshold after `step` applied steps, if it does not depend on the gradients.
     fn fixed_threshold(&self, _step: u64) -> Option<f64> {
+        None
+    }
+
+    /// The output units whose norms it needs, if it clips units.
+    fn units(&self) -> Option<Units> {
         None
     }
 
@@ -89,8 +94,6 @@ pub(crate) struct Link {
     prefix: String,
     /// The order of the norms that it compares.
     pub(crate) order: NormOrder,
-    /// The output units whose norms it needs, if it clips units.
-    pub(crate) units: Option<Units>,
     /// Whether it clamps elements, which invalidates the measures of a tensor.
     pub(crate) clamps: bool,
     pub(crate) rule: Box<dyn Rule>,
@@ -112,19 +115,11 @@ pub(crate) fn links_of(policy: &ClipPolicy) -> (Vec<Guard>, Vec<Link>) {
             let norms = Window::new(window.get(), written.steps_needed());
             guards.push(Guard::new(prefix, sigma, norms, limit));
         } else if let Some(rule) = rule_of(written, order) {
-            let units = match *written {
-                ClipRule::Agc { epsilon, unit, .. } => Some(Units {
-                    axis: unit,
-                    epsilon,
-                }),
-                _ => None,
-            };
             links.push(Link {
                 name,
                 prefix,
                 order,
-                units,
-                clamps: matches!(written, ClipRule::Value { .. }),
+                clamps: written.clamps(),
                 rule,
             });
         }
@@ -149,7 +144,17 @@ fn rule_of(rule: &ClipRule, order: NormOrder) -> Option<Box<dyn Rule>> {
         ClipRule::GroupNorm { threshold } => fixed(threshold, fixed::group_norm),
         ClipRule::BlockRms { threshold } => fixed(threshold, fixed::block_rms),
         ClipRule::Normalize { threshold } => fixed(threshold.get(), fixed::normalize),
-        ClipRule::Agc { lambda, .. } => fixed(lambda, fixed::agc),
+        ClipRule::Agc {
+            lambda,
+            epsilon,
+            unit,
+        } => Box::new(Agc {
+            lambda,
+            units: Units {
+                axis: unit,
+                epsilon,
+            },
+        }),
         ClipRule::AutoClip { percentile } => Box::new(AutoClip {
             percentile,
             history: NormHistory::EMPTY,

@@ -83,7 +83,7 @@ impl<G: Gradients> Tensors for Local<'_, G> {
         let (threads, scan) = (self.reading.threads, self.reading.scan);
         let output_layer = &self.reading.output_layer;
         let orders = self.reading.orders(rule);
-        let units = rule.and_then(|link| link.units);
+        let units = rule.and_then(|link| link.rule.units());
         let single = self.gradients.single_precision();
         let scanned = single.map(|tensors| scan(&tensors, threads));
         let mut scanned = scanned.into_iter().flatten();
@@ -116,7 +116,7 @@ impl<G: Gradients> Tensors for Local<'_, G> {
         let output_layer = &self.reading.output_layer;
         let mut problem = None;
         // Measuring for the first rule has checked it.
-        for units in rules.iter().skip(1).filter_map(|link| link.units) {
+        for units in rules.iter().skip(1).filter_map(|link| link.rule.units()) {
             self.gradients.visit(&mut |gradient| {
                 if !output_layer.contains(gradient.name) {
                     problem = problem.take().or(units_of(&gradient, units.axis).err());
@@ -230,7 +230,7 @@ impl Tensors for Remote {
         let mut is_clamped = false;
         for link in rules {
             let problem = match link.clamps {
-                _ if link.units.is_some() || is_clamped => "needs the elements of gradients",
+                _ if link.rule.units().is_some() || is_clamped => "needs the elements of gradients",
                 _ if link.order != NormOrder::TWO => "needs norms of its own order",
                 true if self.measures.iter().any(unknown) => {
                     "needs the largest magnitude of each tensor"

@@ -9,6 +9,7 @@ use crate::math::sqrt;
 use crate::measure::{Measure, norm_of_all};
 use crate::norm::{Coefficient, Norm, add_squares};
 use crate::threshold::{NormOrder, Threshold};
+use crate::units::Units;
 
 /// A rule without memory.
 #[derive(Clone, Debug)]
@@ -109,8 +110,25 @@ fn lengthen(measure: &Measure, by: Coefficient) -> Change {
 }
 
 /// `agc`, which compares each output unit with its parameter.
-pub(super) fn agc(lambda: f64, _: NormOrder, measures: &[Measure]) -> Decided {
-    Decided::per_tensor(lambda, measures, |measure| scale_units(lambda, measure))
+#[derive(Clone, Debug)]
+pub(super) struct Agc {
+    pub(super) lambda: Threshold,
+    pub(super) units: Units,
+}
+
+impl Rule for Agc {
+    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
+        let lambda = self.lambda.at(step);
+        Decided::per_tensor(lambda, measures, |measure| scale_units(lambda, measure))
+    }
+
+    fn fixed_threshold(&self, step: u64) -> Option<f64> {
+        Some(self.lambda.at(step))
+    }
+
+    fn units(&self) -> Option<Units> {
+        Some(self.units)
+    }
 }
 
 fn scale_units(lambda: f64, measure: &Measure) -> Change {

@@ -251,9 +251,8 @@ impl Replayed {
 
 /// Refuses a rule that needs the sizes of tensors if the log does not have them.
 fn check_sizes(policy: &ClipPolicy, columns: &Columns) -> Result<(), Misuse> {
-    let by_size = |rule: &ClipRule| matches!(rule, ClipRule::BlockRms { .. });
     match without_header(columns, "sizes of tensors") {
-        Some(why) if policy.rules().iter().any(by_size) => {
+        Some(why) if policy.rules().iter().any(ClipRule::needs_sizes) => {
             Err(Misuse(format!("--clip {policy}: {why}")))
         }
         _ => Ok(()),

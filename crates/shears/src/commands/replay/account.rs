@@ -3,7 +3,7 @@
 use gradclip::{ClipAction, NormOrder};
 use gradclip_judge::statistics::{mean, median};
 use gradclip_judge::{
-    RecordedStep, Replay, ReplayError, ReplayedStep, Spikes, goes_by_norm_of_all, steps_to_warm_up,
+    RecordedStep, Replay, ReplayError, ReplayedStep, Spikes, goes_by_norm_of_all,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -183,7 +183,8 @@ impl Watched {
 
     /// Steps until every rule has seen enough to work; none if the run was too short.
     fn warm_up(&self) -> Option<usize> {
-        let needed = self.policy.rules().iter().map(steps_to_warm_up).max();
+        let rules = self.policy.rules().iter();
+        let needed = rules.map(|rule| rule.steps_to_warm_up() as usize).max();
         let teaches = |(_, step): &(usize, &ReplayedStep)| step.action != ClipAction::Skip;
         match needed.unwrap_or(0).checked_sub(1) {
             None => Some(0),
