@@ -92,13 +92,13 @@ fn weights(preset: Preset, device: &Device) -> BlockWeights {
         Preset::Llama128 => (704, 352),
         Preset::Llama384 => (2048, 1024),
     };
-    let bias = |size| (!preset.is_llama()).then(|| tensor([size], device));
+    let bias = |size| (!preset.is_llama()).then(|| tensor([size], device).into_dispatch());
     let linear = |outputs, inputs| WithBias {
-        weight: tensor([outputs, inputs], device),
+        weight: tensor([outputs, inputs], device).into_dispatch(),
         bias: bias(outputs),
     };
     let norm = || WithBias {
-        weight: tensor([hidden], device),
+        weight: tensor([hidden], device).into_dispatch(),
         bias: bias(hidden),
     };
     BlockWeights {

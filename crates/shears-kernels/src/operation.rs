@@ -91,15 +91,17 @@ pub(crate) fn call_with_one_output<O: Operation<N>, const N: usize>(
 }
 
 /// Whether a tensor is outside automatic differentiation.
-fn is_plain(tensor: &DispatchTensor) -> bool {
+pub(crate) fn is_plain(tensor: &DispatchTensor) -> bool {
     matches!(tensor.kind, DispatchTensorKind::Flex(_))
         && tensor.autodiff == DispatchAutodiffContext::Disabled
 }
 
+/// The tensor of the CPU device.
+///
 /// # Panics
 ///
 /// If the tensor is not [`is_plain`].
-fn unwrap_plain(tensor: DispatchTensor) -> FlexTensor {
+pub(crate) fn unwrap_plain(tensor: DispatchTensor) -> FlexTensor {
     match tensor.kind {
         DispatchTensorKind::Flex(tensor) => tensor.float(),
         _ => panic!("the tensor is tracked by automatic differentiation"),

@@ -12,6 +12,7 @@
 //! is cheaper to compute than to store: normalised rows, attention weights, activations and masks.
 //! The gradients of the weights are large products at the end.
 
+use burn::backend::DispatchTensor;
 use burn::tensor::Tensor;
 
 use crate::cpu::Precision;
@@ -34,8 +35,8 @@ mod tests;
 pub use block_of::{BlockOf, WithBias};
 pub use plain::transformer_block_plain;
 
-/// The parameters of a block.
-pub type BlockWeights = BlockOf<Tensor<2>, Tensor<1>>;
+/// The parameters of a block: tensors of either rank, without it in their type.
+pub type BlockWeights = BlockOf<DispatchTensor>;
 
 /// The activation of a block's MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 //! al. 2019); with RMSNorm, rotary positions, SwiGLU and no biases it is Llama (Touvron et al.
 //! 2023). Both use GPT-2's initialisation with scaled residual projections.
 
-use burn::module::Module;
+use burn::backend::DispatchTensor;
+use burn::module::{Module, Param};
 use burn::tensor::{Int, Tensor};
 use shears_kernels::{
     BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, WithBias, embedding,
@@ -203,13 +204,15 @@ impl Block {
 
     /// `[batch, time, hidden]` to `[batch, time, hidden]`.
     fn forward(&self, x: Tensor<3>, settings: BlockSettings, state: &mut State) -> Tensor<3> {
+        let norm = |of: &Normalization| with_bias(&of.weight, of.bias.as_ref());
+        let linear = |of: &Linear| with_bias(&of.weight, of.bias.as_ref());
         let weights = BlockWeights {
-            norm_1: norm_weights(&self.norm_1),
-            qkv: linear_weights(&self.attention.qkv),
-            projection: linear_weights(&self.attention.projection),
-            norm_2: norm_weights(&self.norm_2),
-            expand: linear_weights(&self.mlp.expand),
-            project: linear_weights(&self.mlp.project),
+            norm_1: norm(&self.norm_1),
+            qkv: linear(&self.attention.qkv),
+            projection: linear(&self.attention.projection),
+            norm_2: norm(&self.norm_2),
+            expand: linear(&self.mlp.expand),
+            project: linear(&self.mlp.project),
         };
         let names = ["key", "value"].map(|name| format!("blocks.{}.{name}", settings.index));
         let [key, value] = names;
@@ -222,14 +225,12 @@ impl Block {
     }
 }
 
-fn norm_weights(norm: &Normalization) -> WithBias<Tensor<1>> {
-    let bias = norm.bias.as_ref();
-    WithBias::new(norm.weight.val(), bias.map(|bias| bias.val()))
-}
-
-fn linear_weights(linear: &Linear) -> WithBias<Tensor<2>, Tensor<1>> {
-    let bias = linear.bias.as_ref();
-    WithBias::new(linear.weight.val(), bias.map(|bias| bias.val()))
+fn with_bias<const D: usize>(
+    weight: &Param<Tensor<D>>,
+    bias: Option<&Param<Tensor<1>>>,
+) -> WithBias<DispatchTensor> {
+    let bias = bias.map(|bias| bias.val().into_dispatch());
+    WithBias::new(weight.val().into_dispatch(), bias)
 }
 
 /// GPT-2's standard deviation of initial weights, 0.02 at width 768, scaled to keep the variance of

@@ -119,7 +119,7 @@ fn parameters(
     ];
     let biases = [norm_1_bias, qkv, projection, norm_2_bias, expand, project];
     // Drop the sums of missing biases.
-    let (_, given) = block.weights.map(|_| (), |_| ()).into_arrays();
+    let (_, given) = block.weights.map(|_| ()).into_arrays();
     let mut biases = biases.into_iter();
     let biases = given.map(|given| biases.next().filter(|_| given.is_some()));
     BlockOf::from_arrays(weights, biases)

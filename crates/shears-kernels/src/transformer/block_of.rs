@@ -2,61 +2,49 @@
 
 /// A weight and its optional bias, as tensors, shapes, gradients or slices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WithBias<W, B = W> {
+pub struct WithBias<T> {
     /// `[outputs, inputs]`; for a norm `[hidden]`.
-    pub weight: W,
+    pub weight: T,
     /// `[outputs]`; for a norm `[hidden]`.
-    pub bias: Option<B>,
+    pub bias: Option<T>,
 }
 
-impl<W, B> WithBias<W, B> {
+impl<T> WithBias<T> {
     /// Creates the pair.
-    pub fn new(weight: W, bias: Option<B>) -> Self {
+    pub fn new(weight: T, bias: Option<T>) -> Self {
         WithBias { weight, bias }
     }
 }
 
-/// A value for each parameter of a block: an `M` per matrix, a `V` per vector. `keys` is the total
-/// width of the key heads, `inner` the width of the MLP.
+/// A value for each parameter of a block. `keys` is the total width of the key heads, `inner` the
+/// width of the MLP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BlockOf<M, V = M> {
+pub struct BlockOf<T> {
     /// The norm before the attention.
-    pub norm_1: WithBias<V>,
+    pub norm_1: WithBias<T>,
     /// Queries, keys and values: `[hidden + 2 keys, hidden]`.
-    pub qkv: WithBias<M, V>,
+    pub qkv: WithBias<T>,
     /// After the attention: `[hidden, hidden]`.
-    pub projection: WithBias<M, V>,
+    pub projection: WithBias<T>,
     /// The norm before the MLP.
-    pub norm_2: WithBias<V>,
+    pub norm_2: WithBias<T>,
     /// The first product of the MLP: `[inner, hidden]`, with a gate `[2 inner, hidden]`, gate
     /// first.
-    pub expand: WithBias<M, V>,
+    pub expand: WithBias<T>,
     /// The second product of the MLP: `[hidden, inner]`.
-    pub project: WithBias<M, V>,
+    pub project: WithBias<T>,
 }
 
-impl<M, V> BlockOf<M, V> {
-    /// Converts every matrix and every vector.
-    pub(super) fn map<M2, V2>(
-        self,
-        matrix: impl Fn(M) -> M2,
-        vector: impl Fn(V) -> V2,
-    ) -> BlockOf<M2, V2> {
-        let norm = |of: WithBias<V>| WithBias::new(vector(of.weight), of.bias.map(&vector));
-        let linear = |of: WithBias<M, V>| WithBias::new(matrix(of.weight), of.bias.map(&vector));
-        BlockOf {
-            norm_1: norm(self.norm_1),
-            qkv: linear(self.qkv),
-            projection: linear(self.projection),
-            norm_2: norm(self.norm_2),
-            expand: linear(self.expand),
-            project: linear(self.project),
-        }
+impl<T> BlockOf<T> {
+    /// Converts every value.
+    pub(super) fn map<U>(self, convert: impl Fn(T) -> U) -> BlockOf<U> {
+        let (weights, biases) = self.into_arrays();
+        BlockOf::from_arrays(weights.map(&convert), biases.map(|bias| bias.map(&convert)))
     }
 
-    /// References to all parameters.
-    pub(super) fn as_ref(&self) -> BlockOf<&M, &V> {
-        fn both<W, B>(of: &WithBias<W, B>) -> WithBias<&W, &B> {
+    /// References to all values.
+    pub(super) fn as_ref(&self) -> BlockOf<&T> {
+        fn both<T>(of: &WithBias<T>) -> WithBias<&T> {
             WithBias::new(&of.weight, of.bias.as_ref())
         }
         BlockOf {
@@ -68,9 +56,7 @@ impl<M, V> BlockOf<M, V> {
             project: both(&self.project),
         }
     }
-}
 
-impl<T> BlockOf<T> {
     /// Creates a block from weights and biases in the order of the fields.
     pub(super) fn from_arrays(weights: [T; 6], biases: [Option<T>; 6]) -> BlockOf<T> {
         let mut biases = biases.into_iter();

@@ -12,7 +12,7 @@ use super::rope::Direction;
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
-use crate::matmul::{Initial, product_of_few_rows};
+use crate::matmul::{Initial, Weight, product_of_few_rows};
 use crate::norm::Normalize;
 use crate::tensor::sizes as sizes_of;
 
@@ -115,7 +115,7 @@ impl WithSimd for Activate<'_> {
 /// Multiplies rows by a weight and adds the bias, if any.
 fn product(cpu: Cpu, linear: LinearSlices<'_>, x: (&[f32], usize), y: &mut [f32]) {
     let outputs = y.len() / x.1.max(1);
-    let initial = Initial::from(linear.bias);
+    let initial = Initial::from(linear.bias.map(Weight::f32));
     product_of_few_rows(cpu, (linear.weight, outputs), x, (y, outputs), initial);
 }
 

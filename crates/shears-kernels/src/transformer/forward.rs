@@ -100,10 +100,7 @@ impl Sizes {
 }
 
 /// The parameters of a product as slices.
-pub(super) type LinearSlices<'a> = WithBias<Weight<'a>, &'a [f32]>;
-
-/// All parameters as slices.
-pub(super) type BlockSlices<'a> = BlockOf<Weight<'a>, &'a [f32]>;
+pub(super) type LinearSlices<'a> = WithBias<Weight<'a>>;
 
 /// Everything that a block reads.
 #[derive(Clone, Copy, Debug)]
@@ -112,7 +109,8 @@ pub(super) struct Block<'a> {
     pub(super) sizes: Sizes,
     /// `[rows, hidden]`
     pub(super) x: &'a [f32],
-    pub(super) weights: BlockSlices<'a>,
+    /// Only matrices may be bf16.
+    pub(super) weights: BlockOf<Weight<'a>>,
     pub(super) masks: Option<Masks>,
     pub(super) rotation: Option<Rotation<'a>>,
 }
@@ -122,8 +120,8 @@ impl<'a> Block<'a> {
     pub(super) fn norms(self) -> [NormSlices<'a>; 2] {
         [self.weights.norm_1, self.weights.norm_2].map(|of| NormSlices {
             norm: self.sizes.norm,
-            weight: of.weight,
-            bias: of.bias,
+            weight: of.weight.f32(),
+            bias: of.bias.map(Weight::f32),
         })
     }
 }
@@ -363,11 +361,11 @@ fn product<S: Simd>(
     packed: &Packed,
     rows: &[f32],
     (out, columns): (&mut [f32], usize),
-    bias: Option<&[f32]>,
+    bias: Option<Weight<'_>>,
 ) {
     let count = out.len() / columns;
     let width = rows.len() / count.max(1);
-    let initial = Initial::from(bias);
+    let initial = Initial::from(bias.map(Weight::f32));
     packed.multiply_rows(simd, (rows, width), (out, columns), count, initial);
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use burn::backend::Flex;
+use burn::backend::{Flex, TensorMetadata};
 use burn::backend::flex::FlexTensor;
 use burn::tensor::Tensor;
 
@@ -10,9 +10,11 @@ use super::backward::backward;
 use super::cached::forward_cached;
 use super::forward::{Block, Pass, Rotation, Saved, Sizes, forward};
 use super::rope::RotaryTable;
-use super::{BlockOf, BlockSettings, BlockWeights, KeysAndValues, Masks, WithBias};
+use super::{BlockOf, BlockSettings, BlockWeights, KeysAndValues, Masks};
 use crate::cpu::{Cpu, Precision};
-use crate::operation::{Forward, Operation, call as call_operation};
+use crate::operation::{
+    Forward, Operation, call as call_operation, is_plain as is_plain_tensor, unwrap_plain,
+};
 use crate::tensor::{contiguous, from_buffer, sizes, values, weight, widened};
 
 /// Calls the operation.
@@ -24,8 +26,7 @@ pub(super) fn call(
     check(&x, &weights, settings);
     // The operation gets an empty tensor for a missing bias.
     let empty = Tensor::<1>::zeros([0], &x.device()).into_dispatch();
-    let parameters = weights.map(Tensor::into_dispatch, Tensor::into_dispatch);
-    let tensors = joined(x.into_dispatch(), parameters);
+    let tensors = joined(x.into_dispatch(), weights);
     let tensors = tensors.map(|tensor| tensor.unwrap_or_else(|| empty.clone()));
     let (output, constants) = call_operation(BlockOperation(settings), tensors);
     let mut constants = constants.into_iter().map(Tensor::from_dispatch);
@@ -46,7 +47,7 @@ fn joined<T>(x: T, parameters: BlockOf<T>) -> [Option<T>; 13] {
 
 fn check(x: &Tensor<3>, weights: &BlockWeights, settings: BlockSettings) {
     let [_, _, hidden] = x.dims();
-    let [_, inner] = weights.project.weight.dims();
+    let inner = weights.project.weight.shape()[1];
     let (heads, kv_heads, mlp) = (settings.heads, settings.kv_heads, settings.mlp);
     assert!(
         heads > 0 && hidden % heads == 0,
@@ -56,20 +57,20 @@ fn check(x: &Tensor<3>, weights: &BlockWeights, settings: BlockSettings) {
         kv_heads > 0 && heads % kv_heads == 0,
         "{kv_heads} heads of keys do not divide {heads} heads of queries"
     );
-    let given = weights.as_ref().map(Tensor::dims, Tensor::dims);
-    let norm = |of: WithBias<[usize; 1]>| WithBias::new([hidden], of.bias.map(|_| [hidden]));
-    let linear = |of: WithBias<[usize; 2], [usize; 1]>, outputs, inputs| {
-        WithBias::new([outputs, inputs], of.bias.map(|_| [outputs]))
-    };
-    let expected = BlockOf {
-        norm_1: norm(given.norm_1),
-        qkv: linear(given.qkv, hidden + 2 * kv_heads * (hidden / heads), hidden),
-        projection: linear(given.projection, hidden, hidden),
-        norm_2: norm(given.norm_2),
-        expand: linear(given.expand, mlp.parts() * inner, hidden),
-        project: linear(given.project, hidden, inner),
-    };
-    assert_eq!(given, expected, "shapes of a block's parameters");
+    let expected: [&[usize]; 6] = [
+        &[hidden],
+        &[hidden + 2 * kv_heads * (hidden / heads), hidden],
+        &[hidden, hidden],
+        &[hidden],
+        &[mlp.parts() * inner, hidden],
+        &[hidden, inner],
+    ];
+    let (given, biases) = weights.as_ref().map(TensorMetadata::shape).into_arrays();
+    for ((given, bias), expected) in given.iter().zip(&biases).zip(expected) {
+        assert_eq!(given.as_slice(), expected, "the shape of a weight");
+        let bias = bias.iter().all(|bias| bias.as_slice() == &expected[..1]);
+        assert!(bias, "the shape of the bias of a weight {expected:?}");
+    }
 }
 
 /// Whether [`call_cached`], which computes no gradients, can take the tensors.
@@ -79,9 +80,9 @@ pub(super) fn is_plain(
     settings: BlockSettings,
     earlier: &KeysAndValues,
 ) -> bool {
-    let of_weights = weights.qkv.weight.is_autodiff();
     let of_earlier = earlier.keys.is_autodiff() || earlier.values.is_autodiff();
-    settings.dropout.is_none() && !x.is_autodiff() && !of_weights && !of_earlier
+    let is_tracked = x.is_autodiff() || !is_plain_tensor(&weights.qkv.weight) || of_earlier;
+    settings.dropout.is_none() && !is_tracked
 }
 
 /// Computes a block outside automatic differentiation.
@@ -97,7 +98,7 @@ pub(super) fn call_cached(
 ) -> (Tensor<3>, KeysAndValues) {
     check(&x, &weights, settings);
     let shape = x.dims();
-    let parameters = weights.map(primitive, primitive);
+    let parameters = weights.map(unwrap_plain);
     let [_, start, _] = earlier.keys.dims();
     let call = Call::new(primitive(x), parameters, settings, start);
     let call = match call.sizes.is_one_position() {
@@ -159,14 +160,14 @@ impl Call {
             precision: settings.precision,
             rotation,
             x: contiguous(x),
-            parameters: parameters.map(contiguous, contiguous),
+            parameters: parameters.map(contiguous),
         }
     }
 
     /// Widens the weights to `f32`, for products of many rows.
     fn widened(self) -> Call {
         Call {
-            parameters: self.parameters.map(widened, widened),
+            parameters: self.parameters.map(widened),
             ..self
         }
     }
@@ -181,7 +182,7 @@ impl Call {
             cpu: Cpu::current().with(self.precision),
             sizes: self.sizes,
             x: values(&self.x),
-            weights: self.parameters.as_ref().map(weight, values),
+            weights: self.parameters.as_ref().map(weight),
             masks: self.masks,
             rotation,
         }

@@ -1,6 +1,7 @@
 //! The block composed of Burn's operations: the fallback for other devices, and the reference for
 //! tests.
 
+use burn::backend::{DispatchTensor, TensorMetadata};
 use burn::tensor::activation::{gelu, gelu_approximate, silu, softmax};
 use burn::tensor::module::linear;
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, s};
@@ -23,7 +24,7 @@ pub fn transformer_block_plain(
     let (mixed, all) = attention(qkv, hidden, settings, earlier); // [batch, time, hidden]
     let attended = product(mixed, weights.projection);
     let middle = x + dropped(attended, settings, 1);
-    let [_, inner] = weights.project.weight.dims();
+    let inner = weights.project.weight.shape()[1];
     let normal = norm(middle.clone(), weights.norm_2, settings);
     let expanded = product(normal, weights.expand);
     let active = match settings.mlp {
@@ -114,12 +115,14 @@ fn rotated(rows: Tensor<3>, width: usize, start: usize, theta: f64) -> Tensor<3>
     Tensor::cat(halves, 3).reshape([batch, time, all])
 }
 
-fn product(input: Tensor<3>, with: WithBias<Tensor<2>, Tensor<1>>) -> Tensor<3> {
-    linear(input, with.weight.transpose(), with.bias)
+fn product(input: Tensor<3>, with: WithBias<DispatchTensor>) -> Tensor<3> {
+    let weight = Tensor::<2>::from_dispatch(with.weight);
+    linear(input, weight.transpose(), with.bias.map(Tensor::from_dispatch))
 }
 
-fn norm(input: Tensor<3>, with: WithBias<Tensor<1>>, settings: BlockSettings) -> Tensor<3> {
-    norm_plain(input, settings.norm, with.weight, with.bias)
+fn norm(input: Tensor<3>, with: WithBias<DispatchTensor>, settings: BlockSettings) -> Tensor<3> {
+    let weight = Tensor::from_dispatch(with.weight);
+    norm_plain(input, settings.norm, weight, with.bias.map(Tensor::from_dispatch))
 }
 
 fn dropped(input: Tensor<3>, settings: BlockSettings, which: u32) -> Tensor<3> {

@@ -178,10 +178,10 @@ impl Case {
     }
 
     fn weights(&self, device: &Device) -> BlockWeights {
-        let vector = |values: &Vec<f32>| tensor(values, [values.len()], device);
+        let vector = |values: &Vec<f32>| tensor(values, [values.len()], device).into_dispatch();
         // The columns of each matrix match its input.
         let matrix = |(values, inputs): (&Vec<f32>, usize)| {
-            tensor(values, [values.len() / inputs, inputs], device)
+            tensor(values, [values.len() / inputs, inputs], device).into_dispatch()
         };
         let Sizes { hidden, inner, .. } = self.sizes;
         let given = self.parameters.as_ref();
@@ -208,10 +208,10 @@ impl Case {
         let (output, _) = call(x.clone(), weights.clone(), self.settings(), None);
         let factors = tensor(&self.factors, [batch, time, hidden], &device);
         let gradients = (output.clone() * factors).sum().backward();
-        let parameters = weights.map(
-            |matrix| read(&matrix.grad(&gradients).unwrap()),
-            |vector| read(&vector.grad(&gradients).unwrap()),
-        );
+        // Reading ignores the rank in the type.
+        let parameters = weights.map(|parameter| {
+            read(&Tensor::<1>::from_dispatch(parameter).grad(&gradients).unwrap())
+        });
         named(
             read(&output),
             read(&x.grad(&gradients).unwrap()),
@@ -231,7 +231,7 @@ impl Case {
             cpu,
             sizes: self.sizes,
             x: &self.x,
-            weights: parameters.map(|values| Weight::F32(values), |vector| vector.as_slice()),
+            weights: parameters.map(|values| Weight::F32(values)),
             masks: self.settings().masks(self.sizes.batch * self.sizes.time),
             rotation: table.as_ref().map(|table| Rotation {
                 table,
@@ -241,7 +241,7 @@ impl Case {
         };
         let pass = forward(block);
         let (x, parameters) = backward(block, (&pass.qkv, pass.saved), &self.factors);
-        let parameters = parameters.map(|buffer| buffer.to_vec(), |buffer| buffer.to_vec());
+        let parameters = parameters.map(|buffer| buffer.to_vec());
         named(pass.output.to_vec(), x.to_vec(), parameters)
     }
 }
