@@ -512,8 +512,8 @@ fn groups_and_units_can_be_set() {
     // The parameters are in no layer, so each is its own group.
     let apart = clip("group-norm:9.5", collected());
     assert_eq!(apart.report().action, ClipAction::Keep);
-    let together = clip("group-norm:9.5", collected().with_groups(|_| "all"));
-    assert_eq!(together.report().norm_after, 9.5);
+    let one_group = clip("group-norm:9.5", collected().with_groups(|_| "all"));
+    assert_eq!(one_group.report().norm_after, 9.5);
     let policy: ClipPolicy = "agc:1".parse().unwrap();
     let collected = ModuleGradients::collect(model.backward_to(VECTOR), &model, &policy).unwrap();
     let collected =

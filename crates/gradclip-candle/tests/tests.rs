@@ -37,23 +37,23 @@ fn collect_named(
     VarGradients::collect_named(gradients, vars, &ClipPolicy::none())
 }
 
-fn numbers(tensor: &Tensor) -> Vec<f32> {
+fn elements(tensor: &Tensor) -> Vec<f32> {
     let flat = tensor.flatten_all().unwrap();
     flat.to_vec1().expect("the tensor is f32")
 }
 
 fn bits(tensor: &Tensor) -> Vec<u32> {
-    numbers(tensor).into_iter().map(f32::to_bits).collect()
+    elements(tensor).into_iter().map(f32::to_bits).collect()
 }
 
 fn owned(gradients: &VarGradients) -> Vec<(String, Vec<f32>)> {
-    let numbers = |values| match values {
+    let elements = |values| match values {
         Values::F32(values) => values.to_vec(),
         other => panic!("the gradients are f32: {other:?}"),
     };
     gradients
         .iter()
-        .map(|(name, values)| (name.to_owned(), numbers(values)))
+        .map(|(name, values)| (name.to_owned(), elements(values)))
         .collect()
 }
 
@@ -79,8 +79,8 @@ impl Two {
 
     /// The derivative of the inner product of a variable and a constant is the constant.
     fn backward_to(&self, weight: [f32; 2], bias: [f32; 2]) -> GradStore {
-        let constant = |numbers: &[f32; 2], var: &Var| {
-            let constant = Tensor::new(numbers, &Device::Cpu).unwrap();
+        let constant = |values: &[f32; 2], var: &Var| {
+            let constant = Tensor::new(values, &Device::Cpu).unwrap();
             (constant.reshape(var.shape()).unwrap() * var.as_tensor())
                 .unwrap()
                 .sum_all()
@@ -155,8 +155,8 @@ fn an_explosion_to_five_million_is_clipped_to_one() {
     assert_eq!((report.norm_before, report.norm_after), (5e6, 1.0));
     assert_eq!(report.action, ClipAction::Clip);
     assert_eq!(report.dominant().unwrap().0, "a.bias");
-    assert_eq!(numbers(&model.weight), [-0.3, 0.0]);
-    assert_eq!(numbers(&model.bias), [0.0, 0.4]);
+    assert_eq!(elements(&model.weight), [-0.3, 0.0]);
+    assert_eq!(elements(&model.bias), [0.0, 0.4]);
 }
 
 #[test]
@@ -165,12 +165,12 @@ fn overflowing_squares_do_not_zero_gradients() {
     let vars = [model.weight.clone(), model.bias.clone()];
     let mut by_hand = model.backward_to([3e20, 0.0], [0.0, -4e20]);
     assert_eq!(clip_by_hand(&mut by_hand, &vars, 1.0), f32::INFINITY);
-    assert_eq!(numbers(by_hand.get(&model.weight).unwrap()), [0.0, 0.0]);
+    assert_eq!(elements(by_hand.get(&model.weight).unwrap()), [0.0, 0.0]);
 
     let gradients = collect(model.backward_to([3e20, 0.0], [0.0, -4e20]), &model.vars);
     let store = clip("global-norm:1", gradients).into_grad_store().unwrap();
-    assert_eq!(numbers(store.get(&model.weight).unwrap()), [0.6, 0.0]);
-    assert_eq!(numbers(store.get(&model.bias).unwrap()), [0.0, -0.8]);
+    assert_eq!(elements(store.get(&model.weight).unwrap()), [0.6, 0.0]);
+    assert_eq!(elements(store.get(&model.bias).unwrap()), [0.0, -0.8]);
 }
 
 #[test]
@@ -184,8 +184,8 @@ fn clipping_by_hand_agrees_without_overflow() {
     assert!((clipped.report().norm_before - f64::from(norm)).abs() < 1e-6);
     let store = clipped.into_grad_store().unwrap();
     for var in &vars {
-        let pairs = numbers(store.get(var).unwrap());
-        for (ours, other) in pairs.iter().zip(numbers(by_hand.get(var).unwrap())) {
+        let pairs = elements(store.get(var).unwrap());
+        for (ours, other) in pairs.iter().zip(elements(by_hand.get(var).unwrap())) {
             assert!((ours - other).abs() < 1e-6, "{ours} and {other}");
         }
     }
@@ -244,7 +244,7 @@ fn a_variable_with_two_names_counts_once() {
         .step(&mut optimizer)
         .unwrap();
     assert_eq!(report.norm_before, 10.0);
-    assert_eq!(numbers(&model.bias), [-3.0, -4.0]);
+    assert_eq!(elements(&model.bias), [-3.0, -4.0]);
 }
 
 #[test]
@@ -255,8 +255,8 @@ fn a_variable_without_gradient_is_omitted_and_unchanged() {
     assert_eq!(owned(&collected), [("a.bias".to_owned(), vec![1.0, 1.0])]);
     let mut optimizer = SGD::new(model.vars.all_vars(), 0.25).unwrap();
     clip("none", collected).step(&mut optimizer).unwrap();
-    assert_eq!(numbers(&model.weight), [0.0, 0.0]);
-    assert_eq!(numbers(&model.bias), [-0.25, -0.25]);
+    assert_eq!(elements(&model.weight), [0.0, 0.0]);
+    assert_eq!(elements(&model.bias), [-0.25, -0.25]);
 }
 
 #[test]
@@ -349,7 +349,7 @@ fn each_type_is_kept() {
         let mut optimizer = SGD::new(vec![var.clone()], 1.0).unwrap();
         clipped.step(&mut optimizer).unwrap();
         assert_eq!(var.dtype(), dtype);
-        assert_eq!(numbers(&var.to_dtype(DType::F32).unwrap()), [-3.0, -4.0]);
+        assert_eq!(elements(&var.to_dtype(DType::F32).unwrap()), [-3.0, -4.0]);
     }
 }
 
@@ -378,7 +378,7 @@ fn variables_of_several_types_are_not_mixed() {
     for (index, (dtype, (_, var))) in types.into_iter().zip(&named).enumerate() {
         let gradient = store.get(var).unwrap();
         assert_eq!(gradient.dtype(), dtype);
-        let gradient = numbers(&gradient.to_dtype(DType::F32).unwrap());
+        let gradient = elements(&gradient.to_dtype(DType::F32).unwrap());
         assert_eq!(gradient, [index as f32, -1.0]);
     }
 }
@@ -419,7 +419,7 @@ fn one_line_runs_backward_clips_and_steps() {
     let mut optimizer = ClippedOptimizer::new(counting, clipper, &model.vars);
     let report = optimizer.backward_step(&loss(&constant)).unwrap();
     assert_eq!((report.norm_before, report.norm_after), (5e6, 1.0));
-    assert_eq!(numbers(&model.bias), [-0.5, 0.5]);
+    assert_eq!(elements(&model.bias), [-0.5, 0.5]);
 
     let before = model.bits();
     let nan = Tensor::new(&[3_f32, f32::NAN], &Device::Cpu).unwrap();
@@ -462,8 +462,8 @@ fn groups_follow_names_or_are_set() {
         clip("group-norm:4.5", collected()).report().action,
         ClipAction::Keep
     );
-    let together = clip("group-norm:4.5", collected().with_groups(|_| "all"));
-    assert_eq!(together.report().norm_after, 4.5);
+    let one_group = clip("group-norm:4.5", collected().with_groups(|_| "all"));
+    assert_eq!(one_group.report().norm_after, 4.5);
 }
 
 #[test]
@@ -481,7 +481,7 @@ fn output_units_default_to_the_first_axis() {
         VarGradients::collect_named(gradients, &[("conv.weight", weight.clone())], &policy).unwrap()
     };
     let values = |clipped: ClippedGradients| {
-        numbers(clipped.into_grad_store().unwrap().get(&weight).unwrap())
+        elements(clipped.into_grad_store().unwrap().get(&weight).unwrap())
     };
     // The bound is half the norm of a unit's weights, 1: the first unit has 10, the second 1.
     let by_channel = [0.6, 0.0, 0.0, 0.8, 0.0, 0.0, 0.0, 1.0];
@@ -531,7 +531,7 @@ fn adaptive_clipping_compares_with_the_parameters() {
     };
     let store = ClippedGradients::from(clipped).into_grad_store().unwrap();
     // Half the parameter's norm of 5 is 2.5, a tenth of the gradient's 25.
-    assert_eq!(numbers(store.get(&model.bias).unwrap()), [0.7, 2.4]);
+    assert_eq!(elements(store.get(&model.bias).unwrap()), [0.7, 2.4]);
 }
 
 #[test]

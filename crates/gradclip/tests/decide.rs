@@ -27,14 +27,14 @@ fn apply_decision(gradients: &mut Named, factors: &[f64], clamps: &[Option<f64>]
 }
 
 fn gradients(random: &mut Random, size: f32) -> Named {
-    let mut numbers = |count| {
+    let mut values = |count| {
         let values = random.values(count).into_iter();
         values.map(|value| size * value).collect()
     };
     vec![
-        ("a.weight", numbers(40)),
-        ("a.bias", numbers(5)),
-        ("b", numbers(3)),
+        ("a.weight", values(40)),
+        ("a.bias", values(5)),
+        ("b", values(3)),
     ]
 }
 

@@ -34,11 +34,11 @@ fn factors_times_gradients_equal_clipping_in_place() {
         let mut random = Random(7);
         for step in 0..30 {
             let size = [0.01, 1.0, 30.0][step % 3];
-            let mut numbers = |count| {
+            let mut values = |count| {
                 let values = random.values(count).into_iter();
                 values.map(|value| size * value).collect()
             };
-            let given: Named = vec![("a.weight", numbers(40)), ("b", numbers(3))];
+            let given: Named = vec![("a.weight", values(40)), ("b", values(3))];
             let loss = Unscaled::single(given.clone());
             let wanted = parts(in_place.clip_with_loss(loss, 1.0).unwrap());
             let (mut gradients, factors, report) = deferred(&mut deferring, given.clone());

@@ -83,15 +83,15 @@ fn huge_and_tiny_orders_are_finite() {
     for order in ["1e-300", "0.001", "0.1", "50", "1e4", "1e300"] {
         for policy in ["norm", "global-norm"] {
             let (after, report) = clip(&format!("{policy}:1,p={order}"), gradients.clone());
-            let numbers = [
+            let values = [
                 report.norm_before,
                 report.norm_after,
                 report.coefficient,
                 report.cosine.unwrap(),
             ];
             assert!(
-                numbers.iter().all(|number| number.is_finite()),
-                "p={order}: {numbers:?}"
+                values.iter().all(|number| number.is_finite()),
+                "p={order}: {values:?}"
             );
             assert!(report.norm_before >= f64::from(f32::MAX));
             assert!(

@@ -150,10 +150,10 @@ fn replay_case(case: &Case) -> Vec<String> {
 }
 
 fn tensor(golden: &GoldenTensor) -> Tensor {
-    let numbers = |list: &[Number]| -> Buffer {
+    let values = |list: &[Number]| -> Buffer {
         let exact: Vec<f64> = list.iter().map(Number::get).collect();
         let stored = Buffer::of(&golden.dtype, &exact);
-        let bits = |numbers: Vec<f64>| numbers.into_iter().map(f64::to_bits).collect::<Vec<u64>>();
+        let bits = |values: Vec<f64>| values.into_iter().map(f64::to_bits).collect::<Vec<u64>>();
         assert_eq!(
             bits(stored.to_f64()),
             bits(exact),
@@ -165,8 +165,8 @@ fn tensor(golden: &GoldenTensor) -> Tensor {
     Tensor {
         name: golden.name.clone(),
         shape: golden.shape.clone(),
-        gradient: numbers(&golden.gradient),
-        parameter: golden.parameter.as_deref().map(numbers),
+        gradient: values(&golden.gradient),
+        parameter: golden.parameter.as_deref().map(values),
     }
 }
 

@@ -169,9 +169,9 @@ fn wide(least: f64, largest: f64) -> impl Strategy<Value = Vec<f64>> {
     });
     // Within one vector magnitudes are similar, or a single value would dominate.
     let like =
-        (exponents, prop::collection::vec(-1.0..1.0_f64, 1..60)).prop_map(|(exponent, numbers)| {
+        (exponents, prop::collection::vec(-1.0..1.0_f64, 1..60)).prop_map(|(exponent, values)| {
             let scale = 10.0_f64.powf(exponent);
-            numbers
+            values
                 .into_iter()
                 .map(|number| number * scale)
                 .collect::<Vec<f64>>()
@@ -187,9 +187,9 @@ fn matrix() -> impl Strategy<Value = (Model, f64)> {
     let storage = prop::sample::select(vec![("f32", 1e-20_f64, 1e34_f64), ("f64", 1e-280, 1e300)]);
     (size, storage).prop_flat_map(|((rows, columns), (storage, least, largest))| {
         let elements = rows * columns;
-        let numbers = || prop::collection::vec(-1.0..1.0_f64, elements);
+        let values = || prop::collection::vec(-1.0..1.0_f64, elements);
         let scale = (least.log10()..largest.log10()).prop_map(|exponent| 10.0_f64.powf(exponent));
-        (numbers(), numbers(), scale).prop_map(move |(gradient, parameter, scale)| {
+        (values(), values(), scale).prop_map(move |(gradient, parameter, scale)| {
             let gradient: Vec<f64> = gradient.iter().map(|number| number * scale).collect();
             let tensor = |name: &str, shape: Vec<usize>, gradient: &[f64]| Tensor {
                 name: name.to_owned(),
@@ -210,15 +210,15 @@ fn matrix() -> impl Strategy<Value = (Model, f64)> {
 /// The most that rounding to f32 can lengthen a vector.
 const ROUNDED: f64 = 1.0 + 1e-6;
 
-fn norm_of(numbers: impl IntoIterator<Item = f64> + Clone) -> f64 {
-    let largest = numbers
+fn norm_of(values: impl IntoIterator<Item = f64> + Clone) -> f64 {
+    let largest = values
         .clone()
         .into_iter()
         .fold(0.0, |m: f64, v| m.max(v.abs()));
     if largest == 0.0 {
         return 0.0;
     }
-    largest * reference_norm(numbers.into_iter().map(|value| value / largest), 2.0)
+    largest * reference_norm(values.into_iter().map(|value| value / largest), 2.0)
 }
 
 /// The largest ratio of the norm of a unit to that of its weights.
@@ -381,26 +381,26 @@ proptest! {
         for (place, tensor) in order.into_iter().zip(&found.0) {
             prop_assert_eq!(tensor.gradient.bits(), expected.0[place].gradient.bits());
         }
-        let numbers = |report: &ClipReport| {
+        let values = |report: &ClipReport| {
             ([report.norm_before, report.norm_after, report.coefficient], report.cosine)
         };
-        prop_assert_eq!(numbers(&report), numbers(&other_report));
+        prop_assert_eq!(values(&report), values(&other_report));
     }
 
     #[test]
     fn splitting_a_tensor_keeps_its_norm(
         doubles in wide(1e-307, 1e307), singles in wide(1e-37, 1e37), parts in 1..8_usize,
     ) {
-        for (storage, numbers) in [("f64", doubles), ("f32", singles)] {
-            let part = |(index, numbers): (usize, &[f64])| Tensor {
+        for (storage, values) in [("f64", doubles), ("f32", singles)] {
+            let part = |(index, values): (usize, &[f64])| Tensor {
                 name: format!("part{index}"),
-                shape: vec![numbers.len()],
-                gradient: Buffer::of(storage, numbers),
+                shape: vec![values.len()],
+                gradient: Buffer::of(storage, values),
                 parameter: None,
             };
-            let size = numbers.len().div_ceil(parts);
-            let split = || Model(numbers.chunks(size).enumerate().map(part).collect());
-            let whole = || Model(vec![part((0, &numbers))]);
+            let size = values.len().div_ceil(parts);
+            let split = || Model(values.chunks(size).enumerate().map(part).collect());
+            let whole = || Model(vec![part((0, &values))]);
             for order in ["1", "2", "3", "inf"] {
                 let policy = format!("global-norm:inf,p={order}");
                 let expected = clip(&policy, whole()).1.norm_before;

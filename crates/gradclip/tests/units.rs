@@ -26,12 +26,12 @@ impl Gradients for Tensor {
 
 fn tensor(shape: &[usize], units: Option<Range<usize>>) -> Tensor {
     let elements = shape.iter().product::<usize>();
-    let numbers = |factor: f64| (0..elements).map(move |i| (factor * (i + 1) as f64).sin());
+    let values = |factor: f64| (0..elements).map(move |i| (factor * (i + 1) as f64).sin());
     Tensor {
         shape: shape.to_vec(),
         units,
-        gradient: numbers(1.7).map(|number| 10.0 * number).collect(),
-        parameter: numbers(0.9).collect(),
+        gradient: values(1.7).map(|number| 10.0 * number).collect(),
+        parameter: values(0.9).collect(),
     }
 }
 

@@ -133,9 +133,9 @@ impl Connections {
         open.by_number.insert(number, connection);
     }
 
-    /// Closes the connection that has waited longest for a request, so that connections without
-    /// requests keep nobody out. If all are being answered, which are streams of live pages or have
-    /// nobody who reads them, closes the oldest: a page opens its stream again.
+    /// Closes the connection that has waited longest for a request, so that idle connections do not
+    /// keep others out. If all are being answered (streams of live pages, or clients that do not
+    /// read), closes the oldest: a page opens its stream again.
     fn close_one(&self) {
         let mut open = self.open();
         let by_number = &open.by_number;

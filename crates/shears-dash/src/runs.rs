@@ -149,7 +149,7 @@ impl Run {
             if reach.complete || started.elapsed() >= patience {
                 return Ok(reach);
             }
-            // A mutex is not fair: give those who wait for the log a chance.
+            // A mutex is not fair: give waiting threads a chance.
             std::thread::sleep(Duration::from_micros(200));
         }
     }

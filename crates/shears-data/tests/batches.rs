@@ -6,12 +6,12 @@ use shears_data::{
     split,
 };
 
-fn numbers(n: usize) -> Vec<u32> {
+fn tokens_up_to(n: usize) -> Vec<u32> {
     (0..n as u32).collect()
 }
 
 fn tokens(n: usize) -> Tokens {
-    numbers(n)[..].into()
+    tokens_up_to(n)[..].into()
 }
 
 /// With tokens that are their own positions, targets are positions.
@@ -228,7 +228,7 @@ fn the_smallest_text_has_one_window() {
             .unwrap()
             .batch_at(5)
             .inputs,
-        numbers(8)
+        tokens_up_to(8)
     );
     assert_eq!(
         StreamBatches::new(tokens(9), 2, 4)

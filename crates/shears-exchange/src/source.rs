@@ -47,8 +47,8 @@ pub struct Parameters {
     pub tensors: Vec<NamedTensor>,
     /// A line for each file with SHA-256 and name, in the format of `sha256sum`.
     pub sha256: Vec<String>,
-    /// Of a run the checkpoint that they are of, and what is wrong with better ones that were
-    /// passed over.
+    /// For a run, the checkpoint that was read, and what is wrong with better ones that were passed
+    /// over.
     pub checkpoint: Option<(PathBuf, Vec<RestoreError>)>,
 }
 

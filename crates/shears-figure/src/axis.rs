@@ -185,6 +185,17 @@ pub fn usual_range(values: impl IntoIterator<Item = f64>, log: bool) -> Option<(
     }
 }
 
+/// The range of an axis for curves in `range` and lines such as thresholds, which widen it only up
+/// to a factor of ten.
+pub fn range_with_near(
+    (low, high): (f64, f64),
+    lines: impl IntoIterator<Item = f64>,
+) -> (f64, f64) {
+    let near = low / 10.0..=high * 10.0;
+    let near = lines.into_iter().filter(|line| near.contains(line));
+    extent(near.chain([low, high])).unwrap_or((low, high))
+}
+
 /// A short form of a number: up to four digits, and with a power of ten if it is very small or very
 /// large.
 pub fn number(value: f64) -> String {

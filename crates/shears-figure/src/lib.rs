@@ -12,7 +12,7 @@ mod curve;
 mod heat;
 mod panel;
 
-pub use axis::{Axis, extent, number, usual_range};
+pub use axis::{Axis, extent, number, range_with_near, usual_range};
 pub use colour::{Colour, MOST_COLOURS};
 pub use heat::heat_map;
 pub use panel::{Figure, Panel, Series};

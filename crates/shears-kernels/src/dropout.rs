@@ -164,12 +164,25 @@ const GROUP: usize = 64;
 impl Mask {
     /// Multiplies the elements of a row by zero or the scale.
     #[inline(always)]
-    pub(crate) fn apply<S: Simd>(&self, simd: S, row: usize, values: &mut [f32]) {
+    pub(crate) fn multiply<S: Simd>(&self, simd: S, row: usize, values: &mut [f32]) {
         for (group, values) in values.chunks_mut(GROUP).enumerate() {
             let factors = self.factors(simd, row, group);
             for (value, factor) in values.iter_mut().zip(factors) {
                 *value *= factor;
             }
+        }
+    }
+
+    /// Multiplies rows of `width` elements, the first of which is row `first` of the tensor.
+    #[inline(always)]
+    pub(crate) fn multiply_rows<S: Simd>(
+        &self,
+        simd: S,
+        first: usize,
+        (rows, width): (&mut [f32], usize),
+    ) {
+        for (row, values) in rows.chunks_exact_mut(width).enumerate() {
+            self.multiply(simd, first + row, values);
         }
     }
 
@@ -179,7 +192,7 @@ impl Mask {
     pub(crate) fn factors<S: Simd>(&self, simd: S, row: usize, group: usize) -> [f32; GROUP] {
         let row = match self.part {
             None => row,
-            Some([first, together, of]) => row / together * of + first + row % together,
+            Some([first, count, of]) => row / count * of + first + row % count,
         };
         const FIRST: [u32; 16] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
         let mut factors = [0.0; GROUP];
@@ -230,9 +243,8 @@ impl WithSimd for ApplyToRows<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        for (row, values) in self.rows.chunks_exact_mut(self.width).enumerate() {
-            self.mask.apply(simd, self.first + row, values);
-        }
+        let rows = (self.rows, self.width);
+        self.mask.multiply_rows(simd, self.first, rows);
     }
 }
 

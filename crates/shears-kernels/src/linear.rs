@@ -120,7 +120,7 @@ mod tests {
     use burn::tensor::Device;
 
     use super::{linear, linear_plain};
-    use crate::testing::{assert_close, numbers, read, tensor};
+    use crate::testing::{assert_close, elements, read, tensor};
 
     #[test]
     fn matches_the_composition() {
@@ -128,9 +128,9 @@ mod tests {
         for [rows, inputs, outputs] in [[1, 1, 1], [3, 8, 5], [4, 5, 65], [31, 40, 17]] {
             for with_bias in [false, true] {
                 let run = |fused: bool| {
-                    let x = tensor(&numbers(rows * inputs, 1), [1, rows, inputs], &device);
-                    let weight = tensor(&numbers(outputs * inputs, 2), [outputs, inputs], &device);
-                    let bias = tensor(&numbers(outputs, 3), [outputs], &device);
+                    let x = tensor(&elements(rows * inputs, 1), [1, rows, inputs], &device);
+                    let weight = tensor(&elements(outputs * inputs, 2), [outputs, inputs], &device);
+                    let bias = tensor(&elements(outputs, 3), [outputs], &device);
                     let given = with_bias.then(|| bias.clone());
                     let call = if fused { linear } else { linear_plain };
                     let y = call(x.clone(), weight.clone(), given);

@@ -3,7 +3,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// Pseudorandom values in (-1, 1) from a seed (Marsaglia's xorshift64).
-pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
+pub(crate) fn elements(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let next = || {
         state ^= state << 13;
@@ -15,9 +15,9 @@ pub(crate) fn numbers(count: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Pseudorandom integers below `bound`.
-pub(crate) fn whole_numbers(count: usize, bound: usize, seed: u64) -> Vec<u32> {
-    let numbers = numbers(count, seed).into_iter();
-    numbers
+pub(crate) fn integers(count: usize, bound: usize, seed: u64) -> Vec<u32> {
+    let values = elements(count, seed).into_iter();
+    values
         .map(|x| ((x + 1.0) / 2.0 * bound as f32) as u32 % bound as u32)
         .collect()
 }

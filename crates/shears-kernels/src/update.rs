@@ -261,6 +261,7 @@ fn pass(rule: &UpdateRule, parameter: Parameter<'_>, gradient: impl Fn(f32, f32)
 mod tests {
     use super::{Parameter, UpdateRule, update_on};
     use crate::cpu::Cpu;
+    use crate::testing::elements;
 
     const RULES: [UpdateRule; 6] = [
         UpdateRule::Sgd { lr: 0.1 },
@@ -297,17 +298,6 @@ mod tests {
         },
     ];
 
-    /// Uniform in [-1, 1): Knuth's MMIX generator.
-    fn numbers(len: usize, seed: u64) -> Vec<f32> {
-        let mut state = seed;
-        let next = || {
-            state = state.wrapping_mul(6_364_136_223_846_793_005);
-            state = state.wrapping_add(1_442_695_040_888_963_407);
-            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
-        };
-        std::iter::repeat_with(next).take(len).collect()
-    }
-
     #[derive(Clone)]
     struct Owned {
         weight: Vec<f32>,
@@ -324,11 +314,11 @@ mod tests {
         let owned = |(index, size): (usize, usize)| {
             let seed = index as u64;
             let moment = |has: bool| if has { size } else { 0 };
-            let squares = numbers(moment(rule.has_second_moment()), seed + 300);
+            let squares = elements(moment(rule.has_second_moment()), seed + 300);
             Owned {
-                weight: numbers(size, seed),
-                gradient: numbers(size, seed + 100),
-                first: numbers(moment(rule.has_first_moment()), seed + 200),
+                weight: elements(size, seed),
+                gradient: elements(size, seed + 100),
+                first: elements(moment(rule.has_first_moment()), seed + 200),
                 second: squares.into_iter().map(|value| value * value).collect(),
                 factor: [1.0, 0.123_456_789, 1e-30][index % 3],
                 weight_decay: [0.0, 0.1][index % 2],
@@ -429,8 +419,8 @@ mod tests {
     #[test]
     fn instructions_and_threads_change_no_bit() {
         let bits = |owned: &[Owned]| -> Vec<u32> {
-            let numbers = owned.iter().flat_map(|o| [&o.weight, &o.first, &o.second]);
-            numbers.flatten().map(|value| value.to_bits()).collect()
+            let values = owned.iter().flat_map(|o| [&o.weight, &o.first, &o.second]);
+            values.flatten().map(|value| value.to_bits()).collect()
         };
         for rule in RULES {
             let results = Cpu::all().into_iter().map(|cpu| {

@@ -34,7 +34,7 @@ pub enum RunError {
     Locked {
         /// The folder.
         path: PathBuf,
-        /// Who has it, and what to do.
+        /// Which program holds the lock, and what to do.
         problem: String,
     },
 }

@@ -6,7 +6,7 @@
 //! header.rs     the first line of a log: model, device    log.rs      reads a growing log
 //! event.rs      the other lines                           line.rs     parses one line
 //! writer.rs     appends, and truncates to resume          columns.rs  a log as columns
-//! lock.rs       who writes to the folder                  glance.rs   the last lines of a log
+//! lock.rs       one writer at a time                      glance.rs   the last lines of a log
 //! plan.rs       plan.toml as a table                      flow.rs     gradients through the layers
 //! judgement.rs  verdict, advice, next command             folder.rs   the folder of a file
 //! regular.rs    opens regular files only                  sample.rs   lines from all over a log

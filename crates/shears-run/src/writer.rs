@@ -42,8 +42,8 @@ impl EventLog {
     }
 
     /// As [`EventLog::open`]. If what follows the last step, such as its evaluation, is still
-    /// `pending`, only the step itself is kept of what was recorded at it, and earlier resumes from
-    /// it.
+    /// `pending`, only the step itself and earlier resumes are kept of what was recorded
+    /// at that step.
     ///
     /// # Errors
     ///

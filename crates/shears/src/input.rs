@@ -1,5 +1,5 @@
-//! Reads short texts that are named on the command line: a config file, a prompt; and says when a
-//! pipe is waited for.
+//! Reads short texts that are named on the command line, a config file or a prompt, and prints a
+//! message while it waits for a pipe.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -13,13 +13,14 @@ use shears_data::{DataError, read_text};
 use crate::exit::Misuse;
 use crate::output::complain;
 
-/// After so long it is said that a pipe is waited for.
+/// How long to wait for a pipe before printing a message.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Says that a pipe is waited for, unless it is dropped before: opening a FIFO takes until somebody
-/// opens it to write, and reading it until that is done, which may both never be.
+/// Prints a message if reading a pipe takes long, until it is dropped. Opening a FIFO blocks until
+/// another program opens it for writing, and reading it until that program closes it; both may
+/// never happen.
 pub(crate) struct PipeWatch {
-    /// Its end tells the thread that the pipe was read.
+    /// Dropping it tells the thread that the pipe was read.
     _read: Option<Sender<()>>,
 }
 
@@ -31,7 +32,7 @@ impl PipeWatch {
         };
         let pipe = pipe.display().to_string();
         let (sender, read) = channel();
-        // Without the thread the line is missing, and nothing else.
+        // If the thread cannot start, only the message is missing.
         let _ = thread::Builder::new().spawn(move || {
             if read.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
                 complain!("shears: {pipe} is a pipe; waiting for whoever writes to it");

@@ -152,11 +152,11 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 /// Prints the help, the version, or what is wrong with the command line.
 fn refuse(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        world::refuse_together(|| tell(error));
+        world::refuse_on_all_ranks(|| tell(error));
         return ExitCode::from(exit::MISUSE);
     }
     // Of several processes only the first prints it.
-    if !world::is_spoken_for() {
+    if !world::is_later_rank() {
         output::note(error.print());
     }
     output::code_of_output(ExitCode::SUCCESS)

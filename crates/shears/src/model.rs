@@ -77,7 +77,7 @@ impl Trained {
     }
 }
 
-/// The memory for generating text after a prompt of so many tokens.
+/// The memory for generating text after a prompt of `prompt` tokens.
 pub(crate) fn of_generation(plan: &Plan, vocabulary: usize, prompt: usize) -> MemoryEstimate {
     estimate_generation(plan, &list_parameters(plan, vocabulary), vocabulary, prompt)
 }

@@ -246,11 +246,11 @@ mod tests {
         let out = folder.path().join("table.csv");
         let process = std::process::id();
         // Process numbers repeat, above all in containers.
-        for stale in [
+        for leftover in [
             format!("table.csv.{process}.tmp"),
             format!(".shears-{process}.tmp"),
         ] {
-            fs::write(folder.path().join(stale), "half").unwrap();
+            fs::write(folder.path().join(leftover), "half").unwrap();
         }
         write(&out, "whole", false).unwrap();
         assert_eq!(fs::read_to_string(&out).unwrap(), "whole");

@@ -42,22 +42,22 @@ pub(crate) fn print(line: fmt::Arguments<'_>) {
 }
 
 /// The name that every process but the first puts before its messages.
-static SPEAKER: OnceLock<String> = OnceLock::new();
+static PREFIX: OnceLock<String> = OnceLock::new();
 
 /// Makes this process one of several: unless it is the first, every line on standard error begins
 /// with its name. A panic then ends all of them, since the others would wait forever.
-pub(crate) fn speak_as(rank: usize, host: &str) {
+pub(crate) fn begin_messages_with(rank: usize, host: &str) {
     let name = match rank {
         0 => String::new(),
         _ => format!("rank {rank} on {host}: "),
     };
     // It is only set once.
-    let _ = SPEAKER.set(name);
+    let _ = PREFIX.set(name);
 }
 
 pub(crate) fn print_error(line: fmt::Arguments<'_>) {
-    let speaker = SPEAKER.get().map_or("", String::as_str);
-    let line = format!("{speaker}{line}");
+    let prefix = PREFIX.get().map_or("", String::as_str);
+    let line = format!("{prefix}{line}");
     let line = match std::io::stderr().is_terminal() || is_passed_on() {
         true => escaped(&match terminal_width().filter(|_| !is_passed_on()) {
             Some(columns) => wrap(&line, columns, 2),
@@ -233,7 +233,7 @@ pub(crate) fn set_panic_hook() {
             .unwrap_or("no message")
             .replace('\n', " ");
         complain!("shears: internal error at {place}: {message}; please report this as a bug");
-        if SPEAKER.get().is_some() {
+        if PREFIX.get().is_some() {
             crate::leave::at_once(1);
         }
     }));

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use gradclip::significant;
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
 use shears_run::{Columns, EndReason, Header, Judgement, Parameter};
@@ -20,6 +21,14 @@ pub(crate) fn count(number: u64) -> String {
 pub(crate) fn counted(number: u64, noun: &str) -> String {
     let ending = if number == 1 { "" } else { "s" };
     format!("{} {noun}{ending}", count(number))
+}
+
+/// A number with three significant digits, or that it is not finite.
+pub(crate) fn short(number: f64) -> String {
+    match number.is_finite() {
+        true => significant(number),
+        false => "not finite".to_string(),
+    }
 }
 
 /// The unit of bits per character: a tokenizer that alters the text changes its number of

@@ -232,7 +232,7 @@ impl Given {
     }
 
     /// Drops a setting that comes from the plan of a run.
-    pub(crate) fn without_that_of_the_run(&mut self, name: &str) {
+    pub(crate) fn remove_if_of_a_run(&mut self, name: &str) {
         if self.is_of_run {
             self.config.remove(name);
         }

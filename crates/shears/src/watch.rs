@@ -20,7 +20,7 @@ use shears_train::{Corpora, End, Evaluation, Observer, Plan};
 
 use crate::commands::generate::write_sample;
 use crate::output::{columns, complain, note, one_line, say, visible_json, wrap};
-use crate::report::unit_of_bits;
+use crate::report::{short, unit_of_bits};
 
 /// How the progress of a run is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,10 +209,10 @@ impl Watch {
     }
 }
 
-/// The weight of the newest step in smoothed values.
-const SMOOTHING: f64 = 0.1;
-
-fn smooth(mean: Option<f64>, value: f64) -> Option<f64> {
+/// The running mean of a value that varies from step to step.
+pub(crate) fn smooth(mean: Option<f64>, value: f64) -> Option<f64> {
+    /// The weight of the newest step.
+    const SMOOTHING: f64 = 0.1;
     Some(mean.map_or(value, |mean| mean + SMOOTHING * (value - mean)))
 }
 
@@ -230,10 +230,7 @@ impl Observer for Watch {
         let text = format!(
             "loss {}  norm {}{}  clipped {:.0} %",
             self.loss.map_or("not finite".to_string(), brief),
-            match norm.is_finite() {
-                true => significant(norm),
-                false => "not finite".to_string(),
-            },
+            short(norm),
             threshold.map_or(String::new(), |most| format!(" of {}", significant(most))),
             100.0 * self.clipped as f64 / self.seen as f64,
         );
@@ -282,7 +279,7 @@ impl Observer for Watch {
     fn sample<M: LanguageModel>(&mut self, step: u64, model: &M) -> Option<String> {
         let (tokenizer, stop) = (&self.tokenizer, &self.stop);
         match write_sample(model, tokenizer, self.end_token, &self.device, 200, stop) {
-            // Who wants to stop does not wait for the rest of it.
+            // Stopping does not wait for the rest of the sample.
             Ok(_) if self.wants_to_stop() => None,
             Ok(text) => {
                 self.line(&format!("step {step:>6}  sample:\n{}\n", indent(&text)));

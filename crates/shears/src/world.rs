@@ -35,33 +35,33 @@ fn launcher() -> Option<Launcher> {
     Launcher::detect().filter(|launcher| launcher.size > 1)
 }
 
-/// Whether another process of the job prints for this one.
-pub(crate) fn is_spoken_for() -> bool {
+/// Whether this is one of several processes, and not the first, which prints for all.
+pub(crate) fn is_later_rank() -> bool {
     launcher().is_some_and(|launcher| launcher.rank > 0)
 }
 
 /// For a process whose command line is wrong: informs the others before they wait for it. The first
-/// process with a wrong command line calls `tell`.
-pub(crate) fn refuse_together(tell: impl FnOnce()) {
+/// process with a wrong command line calls `report`.
+pub(crate) fn refuse_on_all_ranks(report: impl FnOnce()) {
     let Some(launcher) = launcher() else {
-        return tell();
+        return report();
     };
     let _heartbeat = watched(&launcher, &cores::host());
     match start() {
         Ok(ranks) => {
             let hosts = ranks.gather(&[]);
             if hosts.iter().position(Vec::is_empty) == Some(ranks.rank()) {
-                tell();
+                report();
             }
         }
-        Err(_) if launcher.rank == 0 => tell(),
+        Err(_) if launcher.rank == 0 => report(),
         Err(_) => drop(silently_refused()),
     }
 }
 
 /// Starts the watchdog of one of several processes. From now on, its messages begin with its rank.
 fn watched(launcher: &Launcher, host: &str) -> Heartbeat {
-    output::speak_as(launcher.rank, host);
+    output::begin_messages_with(launcher.rank, host);
     let patience = std::env::var(PATIENCE).ok();
     let patience = patience.and_then(|seconds| Timeouts::parse(&seconds));
     // The other ranks have a prefix on every line.
@@ -120,7 +120,7 @@ impl World {
         let host = cores::host();
         // Started before MPI is initialised, because that waits for all processes.
         let heartbeat = launcher().map(|launcher| watched(&launcher, &host));
-        let ranks = start().map_err(|error| match is_spoken_for() {
+        let ranks = start().map_err(|error| match is_later_rank() {
             true => silently_refused(),
             false => Misuse(error.to_string()).into(),
         })?;
@@ -133,14 +133,14 @@ impl World {
         if world.is_alone() {
             return Ok(world);
         }
-        world.hosts = world.told(host.as_bytes());
+        world.hosts = world.gather_texts(host.as_bytes());
         if world.hosts.iter().any(String::is_empty) {
             // That process has a wrong command line, and prints why.
             return Err(ElsewhereError(exit::MISUSE).into());
         }
         match world.check_alike() {
             Ok(()) => Ok(world),
-            Err(error) => Err(world.told_by_one(error)),
+            Err(error) => Err(world.reported_here(error)),
         }
     }
 
@@ -155,7 +155,7 @@ impl World {
     }
 
     /// Stops the watchdog of this process.
-    pub(crate) fn watch_no_longer(&mut self) {
+    pub(crate) fn stop_watchdog(&mut self) {
         self.heartbeat = None;
     }
 
@@ -168,7 +168,7 @@ impl World {
     }
 
     /// Gathers a text from each rank.
-    fn told(&self, own: &[u8]) -> Vec<String> {
+    fn gather_texts(&self, own: &[u8]) -> Vec<String> {
         let all = self.ranks.gather(own).into_iter();
         all.map(|text| String::from_utf8_lossy(&text).into_owned())
             .collect()
@@ -223,7 +223,7 @@ impl World {
         own: &str,
         problem: impl Fn(&str, [&str; 2]) -> String,
     ) -> anyhow::Result<()> {
-        let all = self.told(own.as_bytes());
+        let all = self.gather_texts(own.as_bytes());
         let Some(rank) = all.iter().position(|text| *text != all[0]) else {
             return Ok(());
         };
@@ -289,8 +289,8 @@ impl World {
             error.is_some_and(shears_train::TrainError::is_shared)
         };
         match result {
-            Err(error) if self.is_settled.get() => Err(self.told_by_one(error)),
-            Err(error) if is_shared(&error) => Err(self.told_by_one(self.of_all(error))),
+            Err(error) if self.is_settled.get() => Err(self.reported_here(error)),
+            Err(error) if is_shared(&error) => Err(self.reported_here(self.of_all(error))),
             Err(error) => {
                 exit::report(&error);
                 self.ranks.abort(exit::code(&error))
@@ -300,7 +300,7 @@ impl World {
     }
 
     /// Prints an error, before this process exits and the launcher kills the others.
-    fn told_by_one(&self, error: anyhow::Error) -> anyhow::Error {
+    fn reported_here(&self, error: anyhow::Error) -> anyhow::Error {
         exit::report(&error);
         ElsewhereError(exit::code(&error)).into()
     }

@@ -172,7 +172,7 @@ impl Block {
     }
 }
 
-/// Without any dropout the modules are left out, as one would.
+/// Without dropout there are no such modules, as in a model written for it.
 fn dropout(work: &Workload) -> Option<Dropout> {
     (work.dropout > 0.0).then(|| Dropout::new(work.dropout as f32))
 }

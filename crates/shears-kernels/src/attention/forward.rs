@@ -72,7 +72,7 @@ impl WithSimd for HeadForward<'_, '_> {
                 softmax.copy_from_slice(&[most, 1.0 / sum]);
                 if let Some(mask) = self.attention.mask {
                     let number = head.index * time + first + row;
-                    mask.apply(simd, number, &mut scores[..seen + row]);
+                    mask.multiply(simd, number, &mut scores[..seen + row]);
                 }
             }
             let left = Left::rows(scores, stride);

@@ -4,7 +4,7 @@ use super::backward::Mixture;
 use super::{Attention, Rows, backward, forward};
 use crate::cpu::Cpu;
 use crate::dropout::{Dropout, DropoutKey};
-use crate::testing::{assert_close, numbers};
+use crate::testing::{assert_close, elements};
 
 /// Batch, time, past, heads, key heads, width: ones, odd sizes, more than a block, the presets'
 /// widths, groups of heads.
@@ -53,10 +53,10 @@ impl Case {
         Case {
             attention,
             shared,
-            queries: scale(numbers(batch * time * hidden, 1)),
-            keys: scale(numbers(batch * (past + time) * narrow, 2)),
-            values: numbers(batch * (past + time) * narrow, 3),
-            gradient: numbers(batch * time * hidden, 4),
+            queries: scale(elements(batch * time * hidden, 1)),
+            keys: scale(elements(batch * (past + time) * narrow, 2)),
+            values: elements(batch * (past + time) * narrow, 3),
+            gradient: elements(batch * time * hidden, 4),
         }
     }
 

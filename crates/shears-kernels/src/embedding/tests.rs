@@ -1,7 +1,7 @@
 use burn::tensor::Device;
 
 use super::{embedding, embedding_plain};
-use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
+use crate::testing::{assert_close, elements, integers, read, tensor, whole};
 
 #[test]
 fn matches_the_composition() {
@@ -11,9 +11,9 @@ fn matches_the_composition() {
     {
         let context = start + time + 2;
         let run = |fused: bool, with_positions: bool| {
-            let weight = tensor(&numbers(vocabulary * size, 1), [vocabulary, size], &device);
-            let positions = tensor(&numbers(context * size, 2), [context, size], &device);
-            let tokens = whole_numbers(batch * time, vocabulary, 3);
+            let weight = tensor(&elements(vocabulary * size, 1), [vocabulary, size], &device);
+            let positions = tensor(&elements(context * size, 2), [context, size], &device);
+            let tokens = integers(batch * time, vocabulary, 3);
             let tokens = whole(&tokens, [batch, time], &device);
             let call = match fused {
                 true => embedding,
@@ -41,7 +41,7 @@ fn matches_the_composition() {
 #[should_panic(expected = "a position outside the context")]
 fn a_window_longer_than_the_context_is_refused() {
     let device = Device::flex().autodiff();
-    let (weight, positions) = (numbers(4, 1), numbers(4, 2));
+    let (weight, positions) = (elements(4, 1), elements(4, 2));
     let tokens = whole(&[0, 1, 0], [1, 3], &device);
     let weight = tensor(&weight, [2, 2], &device);
     embedding(

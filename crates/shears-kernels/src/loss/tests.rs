@@ -3,7 +3,7 @@ use burn::tensor::Device;
 use super::kernel::Problem;
 use super::*;
 use crate::cpu::Precision;
-use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
+use crate::testing::{assert_close, elements, integers, read, tensor, whole};
 
 /// Rows, width, vocabulary.
 const SHAPES: [[usize; 3]; 5] = [
@@ -22,10 +22,10 @@ fn through_burn(
     times: f32,
 ) -> Vec<Vec<f32>> {
     let device = Device::flex().autodiff();
-    let hidden = tensor(&numbers(rows * size, 1), [rows, size], &device);
-    let weight = tensor(&numbers(vocabulary * size, 2), [vocabulary, size], &device);
-    let bias = tensor(&numbers(vocabulary, 3), [vocabulary], &device);
-    let targets = whole(&whole_numbers(rows, vocabulary, 4), [rows], &device);
+    let hidden = tensor(&elements(rows * size, 1), [rows, size], &device);
+    let weight = tensor(&elements(vocabulary * size, 2), [vocabulary, size], &device);
+    let bias = tensor(&elements(vocabulary, 3), [vocabulary], &device);
+    let targets = whole(&integers(rows, vocabulary, 4), [rows], &device);
     let given = with_bias.then(|| bias.clone());
     let loss = match fused {
         true => output_loss(
@@ -71,9 +71,9 @@ fn matches_the_composition() {
 #[test]
 fn instructions_agree_and_threads_change_no_bit() {
     let [rows, size, vocabulary] = [131, 24, 70];
-    let (hidden, weight) = (numbers(rows * size, 1), numbers(vocabulary * size, 2));
-    let bias = numbers(vocabulary, 3);
-    let targets = whole_numbers(rows, vocabulary, 4);
+    let (hidden, weight) = (elements(rows * size, 1), elements(vocabulary * size, 2));
+    let bias = elements(vocabulary, 3);
+    let targets = integers(rows, vocabulary, 4);
     let problem = Problem {
         hidden: &hidden,
         weight: &weight,
@@ -131,7 +131,7 @@ fn non_finite_inputs_give_a_non_finite_loss() {
     let device = Device::flex().autodiff();
     for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
         let hidden = tensor(&[bad, 1.0, 1.0], [1, 3], &device);
-        let weight = tensor(&numbers(12, 1), [4, 3], &device);
+        let weight = tensor(&elements(12, 1), [4, 3], &device);
         let targets = whole(&[1], [1], &device);
         assert!(
             !read(&output_loss(hidden, weight, None, targets, Precision::F32))[0].is_finite(),

@@ -2,7 +2,7 @@ use burn::tensor::bf16;
 
 use super::{FEW_ROWS, Initial, Packed, Weight, product_of_few_rows, transposed_product};
 use crate::cpu::{Bf16Unit, Cpu, Products};
-use crate::testing::numbers;
+use crate::testing::elements;
 
 /// The largest difference from a product in f64, in units in the last place of 1 per term: a sum of
 /// random values in (-1, 1) stays well below 1.
@@ -40,10 +40,10 @@ const SHAPES: [(usize, usize, usize); 11] = [
 fn products_with_packed_weights() {
     for cpu in Cpu::all() {
         for shape @ (rows, inner, columns) in SHAPES {
-            let a = numbers(rows * inner, 1);
-            let weight = numbers(columns * inner, 2);
-            let bias = numbers(columns, 3);
-            let before = numbers(rows * columns, 4);
+            let a = elements(rows * inner, 1);
+            let weight = elements(columns * inner, 2);
+            let bias = elements(columns, 3);
+            let before = elements(rows * columns, 4);
             for (start, initial) in [(0, "zero"), (1, "bias"), (2, "result")] {
                 let start = [Initial::Zero, Initial::Bias(&bias), Initial::Result][start];
                 let first = |row: usize, column: usize| match initial {
@@ -86,7 +86,7 @@ fn products_with_packed_weights() {
 #[test]
 fn bits_do_not_depend_on_rows_per_call_or_threads() {
     let (rows, inner, columns) = (53, 300, 70);
-    let (a, weight) = (numbers(rows * inner, 5), numbers(columns * inner, 6));
+    let (a, weight) = (elements(rows * inner, 5), elements(columns * inner, 6));
     for cpu in Cpu::all() {
         let packed = Packed::transposed(cpu, &weight, columns, inner);
         let mut whole = vec![0.0; rows * columns];
@@ -102,7 +102,7 @@ fn bits_do_not_depend_on_rows_per_call_or_threads() {
 #[test]
 fn rows_may_be_strided_and_blocks_are_finished_once() {
     for cpu in Cpu::all() {
-        let (a, weight) = (numbers(300 * 10, 7), numbers(6 * 4, 8));
+        let (a, weight) = (elements(300 * 10, 7), elements(6 * 4, 8));
         let packed = Packed::transposed(cpu, &weight, 6, 4);
         let mut c = vec![7.0; 300 * 9];
         packed.multiply_then(cpu, (&a, 10), (&mut c, 9), Initial::Zero, |first, block| {
@@ -129,8 +129,8 @@ fn products_of_two_activations() {
     for cpu in Cpu::all() {
         let instructions = format!("{:?}", cpu.instructions);
         for shape @ (inner, rows, columns) in SHAPES {
-            let (a, b) = (numbers(rows * inner, 9), numbers(columns * inner, 10));
-            let before = numbers(rows * columns, 11);
+            let (a, b) = (elements(rows * inner, 9), elements(columns * inner, 10));
+            let before = elements(rows * columns, 11);
             for add in [false, true] {
                 let mut c = before.clone();
                 let factors = ((a.as_slice(), rows, rows), (b.as_slice(), columns, columns));
@@ -158,7 +158,7 @@ fn few_rows_times_a_weight() {
         .into_iter()
         .flat_map(|cpu| shapes.map(|of| (cpu, of)))
     {
-        let (weight, bias) = (numbers(outputs * inner, 12), numbers(outputs, 14));
+        let (weight, bias) = (elements(outputs * inner, 12), elements(outputs, 14));
         let narrow: Vec<bf16> = weight.iter().map(|x| bf16::from_f32(*x)).collect();
         let widened = rounded(&weight);
         for (stored, weight) in [
@@ -167,8 +167,8 @@ fn few_rows_times_a_weight() {
         ] {
             let mut of_one_row = Vec::new();
             for rows in 1..=FEW_ROWS {
-                let (x, stride) = (numbers(rows * inner, 13), outputs + 3);
-                let before = numbers(rows * stride, 15);
+                let (x, stride) = (elements(rows * inner, 13), outputs + 3);
+                let before = elements(rows * stride, 15);
                 for start in [Initial::Zero, Initial::Bias(&bias), Initial::Result] {
                     let mut y = before.clone();
                     let weight_and_size = (stored, outputs);
@@ -224,7 +224,7 @@ fn pairs_are_rounded_to_nearest_even() {
         f32::NEG_INFINITY,
         f32::NAN,
     ];
-    for &x in numbers(1000, 1).iter().chain(&special) {
+    for &x in elements(1000, 1).iter().chain(&special) {
         let bits = u32::from(bf16::from_f32(x).to_bits());
         let pair = super::pairs::pair(x, -1.0).to_bits();
         if x.is_nan() {
@@ -242,9 +242,9 @@ fn products_in_bf16() {
     for cpu in Cpu::all_bf16() {
         let way = format!("{:?} {:?}", cpu.instructions, cpu.products);
         for shape @ (rows, inner, columns) in SHAPES {
-            let a = numbers(rows * inner, 1);
-            let weight = numbers(columns * inner, 2);
-            let before = numbers(rows * columns, 4);
+            let a = elements(rows * inner, 1);
+            let weight = elements(columns * inner, 2);
+            let before = elements(rows * columns, 4);
             let (a_rounded, weight_rounded) = (rounded(&a), rounded(&weight));
             let packed = [
                 Packed::transposed(cpu, &weight, columns, inner),
@@ -278,9 +278,9 @@ fn products_of_two_activations_in_bf16() {
     for cpu in Cpu::all_bf16() {
         let way = format!("{:?} {:?}", cpu.instructions, cpu.products);
         for shape @ (inner, rows, columns) in SHAPES {
-            let (a, b) = (numbers(rows * inner, 9), numbers(columns * inner, 10));
+            let (a, b) = (elements(rows * inner, 9), elements(columns * inner, 10));
             let (a_rounded, b_rounded) = (rounded(&a), rounded(&b));
-            let before = numbers(rows * columns, 11);
+            let before = elements(rows * columns, 11);
             let mut c = before.clone();
             let factors = ((a.as_slice(), rows, rows), (b.as_slice(), columns, columns));
             transposed_product(cpu, inner, factors, &mut c, true);
@@ -302,7 +302,7 @@ fn products_of_two_activations_in_bf16() {
 #[test]
 fn widened_products_match_the_bf16_instruction() {
     let (rows, inner, columns) = (29, 300, 70);
-    let (a, weight) = (numbers(rows * inner, 5), numbers(columns * inner, 6));
+    let (a, weight) = (elements(rows * inner, 5), elements(columns * inner, 6));
     let mut bits = std::collections::HashMap::new();
     for cpu in Cpu::all_bf16() {
         if cpu.products == Products::Bf16(Bf16Unit::Amx) {

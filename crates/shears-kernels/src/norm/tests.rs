@@ -3,7 +3,7 @@ use burn::tensor::{Device, Tensor};
 use super::{Norm, NormKind, NormSlices, gradients, norm, norm_plain, normalize};
 use crate::buffer::Buffer;
 use crate::cpu::Cpu;
-use crate::testing::{assert_close, numbers, read, tensor};
+use crate::testing::{assert_close, elements, read, tensor};
 
 const SHAPES: [[usize; 3]; 5] = [[1, 1, 5], [2, 3, 7], [3, 50, 33], [2, 70, 128], [1, 4, 300]];
 
@@ -25,11 +25,11 @@ type Call = fn(Tensor<3>, Norm, Tensor<1>, Option<Tensor<1>>) -> Tensor<3>;
 fn through_burn(call: Call, (kind, biased): (Norm, bool), shape: [usize; 3]) -> Vec<Vec<f32>> {
     let device = Device::flex().autodiff();
     let [count, width] = [shape.iter().product(), shape[2]];
-    let input = tensor(&numbers(count, 1), shape, &device);
-    let weight = tensor(&numbers(width, 2), [width], &device);
-    let bias = biased.then(|| tensor(&numbers(width, 3), [width], &device));
+    let input = tensor(&elements(count, 1), shape, &device);
+    let weight = tensor(&elements(width, 2), [width], &device);
+    let bias = biased.then(|| tensor(&elements(width, 3), [width], &device));
     let output = call(input.clone(), kind, weight.clone(), bias.clone());
-    let factors = tensor(&numbers(count, 4), shape, &device);
+    let factors = tensor(&elements(count, 4), shape, &device);
     let gradients = (output.clone() * factors).sum().backward();
     let mut found = vec![
         read(&output),
@@ -58,8 +58,8 @@ fn values_and_gradients_match_the_composition() {
 fn every_cpu_computes_the_same() {
     for (shape, kind) in SHAPES.into_iter().flat_map(|s| KINDS.map(|kind| (s, kind))) {
         let [count, width] = [shape.iter().product::<usize>(), shape[2]];
-        let (input, factors) = (numbers(count, 1), numbers(count, 4));
-        let (weight, bias) = (numbers(width, 2), numbers(width, 3));
+        let (input, factors) = (elements(count, 1), elements(count, 4));
+        let (weight, bias) = (elements(width, 2), elements(width, 3));
         let run = |cpu: Cpu| {
             let norm = NormSlices {
                 norm: kind.0,

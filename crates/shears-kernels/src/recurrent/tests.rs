@@ -5,7 +5,7 @@ use super::forward::{Shape, forward};
 use super::*;
 use crate::cpu::Cpu;
 use crate::cpu::Precision::F32;
-use crate::testing::{assert_close, numbers, read, tensor, whole, whole_numbers};
+use crate::testing::{assert_close, elements, integers, read, tensor, whole};
 
 const CELLS: [Cell; 4] = [
     Cell::Rnn(Activation::Tanh),
@@ -67,19 +67,21 @@ impl Case {
                 inputs,
                 hidden,
             },
-            source: numbers(source_rows * inputs, 1),
+            source: elements(source_rows * inputs, 1),
             source_rows,
-            tokens: vocabulary.map(|bound| whole_numbers(time * batch, bound, 2)),
+            tokens: vocabulary.map(|bound| integers(time * batch, bound, 2)),
             weights: [
-                scale(numbers(rows * inputs, 3), 1.0 / (inputs as f32).sqrt()),
-                scale(numbers(rows * hidden, 4), by),
-                scale(numbers(rows, 5), by),
-                scale(numbers(rows, 6), by),
+                scale(elements(rows * inputs, 3), 1.0 / (inputs as f32).sqrt()),
+                scale(elements(rows * hidden, 4), by),
+                scale(elements(rows, 5), by),
+                scale(elements(rows, 6), by),
             ],
-            states: (0..count).map(|n| numbers(batch * hidden, 7 + n)).collect(),
-            factors: numbers(time * batch * hidden, 9),
+            states: (0..count)
+                .map(|n| elements(batch * hidden, 7 + n))
+                .collect(),
+            factors: elements(time * batch * hidden, 9),
             last_factors: (0..count)
-                .map(|n| numbers(batch * hidden, 10 + n))
+                .map(|n| elements(batch * hidden, 10 + n))
                 .collect(),
         }
     }

@@ -314,9 +314,7 @@ fn masked<'a, S: Simd>(
         return gradient;
     };
     out.copy_from_slice(gradient);
-    for (row, values) in out.chunks_exact_mut(width).enumerate() {
-        mask.apply(simd, first + row, values);
-    }
+    mask.multiply_rows(simd, first, (&mut *out, width));
     out
 }
 

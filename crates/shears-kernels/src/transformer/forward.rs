@@ -331,9 +331,8 @@ impl WithSimd for RowsAfter<'_> {
         let out = (&mut *middle, hidden);
         product(simd, projection, self.mixed, out, weights.projection.bias);
         if let Some(masks) = masks {
-            for (row, values) in middle.chunks_exact_mut(hidden).enumerate() {
-                masks.after_attention.apply(simd, first + row, values);
-            }
+            let rows = (&mut *middle, hidden);
+            masks.after_attention.multiply_rows(simd, first, rows);
         }
         add(middle, self.x);
         let mut scratch = Buffer::uninitialised(expanded.len().max(middle.len()));
@@ -346,9 +345,8 @@ impl WithSimd for RowsAfter<'_> {
         let out = (&mut *output, hidden);
         product(simd, project, active, out, weights.project.bias);
         if let Some(masks) = masks {
-            for (row, values) in output.chunks_exact_mut(hidden).enumerate() {
-                masks.after_mlp.apply(simd, first + row, values);
-            }
+            let rows = (&mut *output, hidden);
+            masks.after_mlp.multiply_rows(simd, first, rows);
         }
         add(output, middle);
     }

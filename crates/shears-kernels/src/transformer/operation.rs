@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use burn::backend::{Flex, TensorMetadata};
 use burn::backend::flex::FlexTensor;
+use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::Tensor;
 
 use super::backward::backward;

@@ -117,12 +117,21 @@ fn rotated(rows: Tensor<3>, width: usize, start: usize, theta: f64) -> Tensor<3>
 
 fn product(input: Tensor<3>, with: WithBias<DispatchTensor>) -> Tensor<3> {
     let weight = Tensor::<2>::from_dispatch(with.weight);
-    linear(input, weight.transpose(), with.bias.map(Tensor::from_dispatch))
+    linear(
+        input,
+        weight.transpose(),
+        with.bias.map(Tensor::from_dispatch),
+    )
 }
 
 fn norm(input: Tensor<3>, with: WithBias<DispatchTensor>, settings: BlockSettings) -> Tensor<3> {
     let weight = Tensor::from_dispatch(with.weight);
-    norm_plain(input, settings.norm, weight, with.bias.map(Tensor::from_dispatch))
+    norm_plain(
+        input,
+        settings.norm,
+        weight,
+        with.bias.map(Tensor::from_dispatch),
+    )
 }
 
 fn dropped(input: Tensor<3>, settings: BlockSettings, which: u32) -> Tensor<3> {

@@ -8,7 +8,7 @@ use crate::cpu::{Cpu, Precision};
 use crate::dropout::DropoutKey;
 use crate::matmul::Weight;
 use crate::norm::NormKind;
-use crate::testing::{assert_close, numbers, read, tensor};
+use crate::testing::{assert_close, elements, read, tensor};
 
 /// Batch, time, hidden, inner, heads, key heads: ones, odd sizes, more than a block of rows, a
 /// preset's.
@@ -130,14 +130,14 @@ impl Case {
             norm: kind.norm,
             mlp: kind.mlp,
         };
-        let bias = |size: usize, seed: u64| kind.biases.then(|| numbers(size, seed));
+        let bias = |size: usize, seed: u64| kind.biases.then(|| elements(size, seed));
         let linear = |outputs: usize, inputs: usize, seed: u64| {
             let scale = 1.5 / (inputs as f32).sqrt();
-            let values = numbers(outputs * inputs, seed).into_iter();
+            let values = elements(outputs * inputs, seed).into_iter();
             WithBias::new(values.map(|x| scale * x).collect(), bias(outputs, seed + 1))
         };
         let norm = |seed: u64| {
-            let values = numbers(hidden, seed).into_iter();
+            let values = elements(hidden, seed).into_iter();
             let near_one = values.map(|x| 1.0 + 0.3 * x).collect();
             WithBias::new(near_one, bias(hidden, seed + 1))
         };
@@ -145,7 +145,7 @@ impl Case {
             sizes,
             kind,
             dropout,
-            x: numbers(batch * time * hidden, 1),
+            x: elements(batch * time * hidden, 1),
             parameters: BlockOf {
                 norm_1: norm(2),
                 qkv: linear(sizes.qkv(), hidden, 4),
@@ -154,7 +154,7 @@ impl Case {
                 expand: linear(sizes.expanded(), hidden, 10),
                 project: linear(hidden, inner, 12),
             },
-            factors: numbers(batch * time * hidden, 14),
+            factors: elements(batch * time * hidden, 14),
         }
     }
 
@@ -210,7 +210,11 @@ impl Case {
         let gradients = (output.clone() * factors).sum().backward();
         // Reading ignores the rank in the type.
         let parameters = weights.map(|parameter| {
-            read(&Tensor::<1>::from_dispatch(parameter).grad(&gradients).unwrap())
+            read(
+                &Tensor::<1>::from_dispatch(parameter)
+                    .grad(&gradients)
+                    .unwrap(),
+            )
         });
         named(
             read(&output),

@@ -107,10 +107,10 @@ fn deferred(policy: &str, gradients: ModuleGradients) -> ClippedGradients {
 
 /// All weights and moments. Minus zero counts as zero: moments in place start as zero and not as
 /// the first gradient.
-fn numbers(net: &Net, optimizer: &Optimizer) -> Vec<(String, Vec<f32>)> {
+fn elements(net: &Net, optimizer: &Optimizer) -> Vec<(String, Vec<f32>)> {
     let tensors = module_tensors(net).into_iter().chain(optimizer.tensors());
-    let numbers = tensors.map(|tensor| (tensor.name, tensor.data.try_to_vec().unwrap()));
-    numbers.collect()
+    let elements = tensors.map(|tensor| (tensor.name, tensor.data.try_to_vec().unwrap()));
+    elements.collect()
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn in_place_and_composed_updates_have_the_same_bits() {
                 let gradients = deferred(policy, other.gradients(step));
                 oracle.updates += 1;
                 other = oracle.compose(other, gradients, 0.01, HashMap::new());
-                let (given, wanted) = (numbers(&net, &optimizer), numbers(&other, &oracle));
+                let (given, wanted) = (elements(&net, &optimizer), elements(&other, &oracle));
                 assert_eq!(given, wanted, "{settings:?}, {policy}, step {step}");
             }
             assert_eq!(optimizer.updates(), 8);
@@ -170,10 +170,10 @@ fn a_clone_of_the_module_keeps_its_values() {
     let mut net = Net::new(&device());
     let mut optimizer = Optimizer::new(settings(OptimizerKind::Adam, false, 0.0), None);
     let clone = net.clone();
-    let before = numbers(&clone, &optimizer);
+    let before = elements(&clone, &optimizer);
     let gradients = deferred("none", net.gradients(0));
     net = optimizer.step(net, gradients, 0.01);
     let untouched = Optimizer::new(optimizer.settings, None);
-    assert_eq!(numbers(&clone, &untouched), before);
-    assert_ne!(numbers(&net, &untouched), before);
+    assert_eq!(elements(&clone, &untouched), before);
+    assert_ne!(elements(&net, &untouched), before);
 }

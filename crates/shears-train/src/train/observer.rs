@@ -1,4 +1,4 @@
-//! Who watches a run, and how it ends.
+//! The observer of a run, and how the run ended.
 
 use std::collections::BTreeMap;
 

@@ -20,7 +20,7 @@ use crate::world::{World, refuse_launcher};
 ///
 /// `--part train`: full steps (forward, backward, clip, update) on random tokens, after a warm-up.
 /// JSON keys: ms_per_step.{min,median,max}, phases.{forward,backward,clip,update}.{min,median,max},
-/// tokens_per_second, peak_rss_bytes, memory_estimate_bytes. Under `mpirun`, a step is that of all
+/// tokens_per_second, peak_rss_bytes, memory_estimate_bytes. Under `mpirun`, a step is one of all
 /// processes, ranks is their number, and phases.exchange the time of the exchange.
 ///
 /// `--part clip`: the clipping policy and the optimizer on random gradients of the model, compared
@@ -177,7 +177,7 @@ fn run_in(world: &World, arguments: BenchArguments) -> anyhow::Result<ExitCode> 
     let mut given = Given::read(settings.0, arguments.config.as_deref())?;
     given.restrict(&command, |setting| part.uses(setting))?;
     // Timing as many steps would take as long as the run.
-    given.without_that_of_the_run("steps");
+    given.remove_if_of_a_run("steps");
     let plan = given.plan()?;
     if part != BenchPart::Train && plan.model.is_recurrent() && given.is_typed("window") {
         let model = plan.model;

@@ -127,7 +127,7 @@ pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
         complain!("shears: sorting the files by the numbers in their names");
     }
     let steps = ordered.as_ref().unwrap_or(&arguments.steps);
-    // Output of an earlier call must not be mistaken for that of this one if it fails.
+    // If this call fails, the output of an earlier one must not be mistaken for its own.
     for target in steps.iter().filter_map(|path| target(arguments, path)) {
         remove(&target)?;
     }

@@ -249,10 +249,9 @@ fn when(seconds: u64) -> String {
 
 /// A loss with four decimals, unless it is absurdly large.
 fn nats(loss: f64) -> String {
-    match loss {
-        loss if !loss.is_finite() => "not finite".to_string(),
-        loss if loss < 1e3 => format!("{loss:.4}"),
-        loss => significant(loss),
+    match loss.abs() < 1e3 {
+        true => format!("{loss:.4}"),
+        false => report::short(loss),
     }
 }
 

@@ -89,7 +89,7 @@ const EXAMPLES: &str = "Examples:
 pub(crate) fn run(arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     let mut world = World::find()?;
     // Each process trains runs of its own, which may take any time.
-    world.watch_no_longer();
+    world.stop_watchdog();
     let result = run_in(&world, arguments);
     world.end(result)
 }

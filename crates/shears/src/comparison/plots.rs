@@ -1,7 +1,9 @@
 //! The figures of a comparison, as SVG.
 
 use gradclip::ClipAction;
-use shears_figure::{Axis, Colour, Figure, Panel, Series, extent, heat_map, usual_range};
+use shears_figure::{
+    Axis, Colour, Figure, Panel, Series, extent, heat_map, range_with_near, usual_range,
+};
 
 use super::picture::{Picture, chart};
 use super::results::Outcome;
@@ -280,14 +282,12 @@ fn norm_axis(shown: &[Shown<'_>]) -> Axis {
     let axis = Axis::log("norm, log scale");
     let logs = || shown.iter().map(|variant| &variant.runs[0].outcome.columns);
     let norms = logs().flat_map(|log| log.norm_before.iter().copied());
-    let Some((low, high)) = usual_range(norms, true) else {
+    let Some(range) = usual_range(norms, true) else {
         return axis;
     };
-    let near = low / 10.0..=high * 10.0;
     let thresholds = logs().flat_map(|log| log.threshold.iter().copied());
-    let near = extent(thresholds.filter(|threshold| near.contains(threshold)));
-    let (least, most) = near.unwrap_or((low, high));
-    axis.within(low.min(least) / 1.2, high.max(most) * 1.2)
+    let (low, high) = range_with_near(range, thresholds);
+    axis.within(low / 1.2, high * 1.2)
 }
 
 fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {

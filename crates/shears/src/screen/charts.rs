@@ -9,8 +9,9 @@ use ratatui::widgets::{Axis, Chart, Dataset, GraphType};
 
 use shears_figure::{extent, usual_range};
 
-use super::panel::{loss as words_of_loss, panel, short};
+use super::panel::{loss as words_of_loss, panel};
 use super::state::{Picture, Points};
+use crate::report::short;
 
 /// A linear chart of norms leaves out a threshold this many times above the largest norm, because
 /// the norms would be a flat line at the bottom.

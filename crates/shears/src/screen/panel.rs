@@ -1,9 +1,10 @@
 //! The look of every part of the screen.
 
-use gradclip::significant;
 use ratatui::style::{Color, Style};
 use ratatui::text::Line;
 use ratatui::widgets::{Block, BorderType};
+
+use crate::report::short;
 
 /// A frame with a title.
 pub(super) fn panel<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
@@ -11,14 +12,6 @@ pub(super) fn panel<'a>(title: impl Into<Line<'a>>) -> Block<'a> {
         .border_type(BorderType::Rounded)
         .border_style(Style::new().fg(Color::DarkGray))
         .title(title)
-}
-
-/// A number with three significant digits.
-pub(super) fn short(number: f64) -> String {
-    match number.is_finite() {
-        true => significant(number),
-        false => "not finite".to_string(),
-    }
 }
 
 /// A loss with three decimals.

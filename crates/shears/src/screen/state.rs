@@ -1,4 +1,4 @@
-//! What the screen knows of a run, the columns of its log, fed with events; and what it draws.
+//! The state of the screen, which is the columns of the log so far, and the picture drawn from it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,9 +12,7 @@ use shears_train::Plan;
 use crate::comparison::smoothed;
 use crate::output::one_line;
 use crate::report;
-
-/// The weight of the newest step in the smoothed speed.
-const SMOOTHING: f64 = 0.1;
+use crate::watch::smooth;
 
 /// The most points of a curve; a terminal shows fewer.
 const MOST_POINTS: usize = 1024;
@@ -109,9 +107,7 @@ impl State {
     pub(super) fn take(&mut self, mut event: Event) {
         match &mut event {
             Event::Step(step) => {
-                let speed = step.tokens_per_second;
-                let smooth = |mean: f64| mean + SMOOTHING * (speed - mean);
-                self.speed = Some(self.speed.map_or(speed, smooth));
+                self.speed = smooth(self.speed, step.tokens_per_second);
                 self.newest_norms = std::mem::take(&mut step.clip.tensors);
                 step.update_ratios.clear();
             }

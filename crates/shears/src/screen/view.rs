@@ -15,9 +15,9 @@ use ratatui::widgets::{Paragraph, Wrap};
 use shears_run::Sample;
 
 use super::charts::{Scale, draw_losses, draw_norms};
-use super::panel::{loss, panel, short};
+use super::panel::{loss, panel};
 use super::state::{Picture, Setup};
-use crate::report::count;
+use crate::report::{count, short};
 
 /// Smaller terminals get words only.
 const SMALLEST_FOR_CHARTS: (u16, u16) = (60, 16);

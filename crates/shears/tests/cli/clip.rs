@@ -12,13 +12,13 @@ use crate::program::{Scratch, has};
 /// Name, type, shape and bytes of a tensor.
 pub(crate) type Tensor = (String, Dtype, Vec<usize>, Vec<u8>);
 
-pub(crate) fn tensor(name: &str, dtype: Dtype, shape: &[usize], numbers: &[f64]) -> Tensor {
-    let bytes = numbers.iter().flat_map(|number| bytes_of(dtype, *number));
+pub(crate) fn tensor(name: &str, dtype: Dtype, shape: &[usize], values: &[f64]) -> Tensor {
+    let bytes = values.iter().flat_map(|value| bytes_of(dtype, *value));
     (name.into(), dtype, shape.to_vec(), bytes.collect())
 }
 
-pub(crate) fn f32s(name: &str, numbers: &[f64]) -> Tensor {
-    tensor(name, Dtype::F32, &[numbers.len()], numbers)
+pub(crate) fn f32s(name: &str, values: &[f64]) -> Tensor {
+    tensor(name, Dtype::F32, &[values.len()], values)
 }
 
 fn bytes_of(dtype: Dtype, number: f64) -> Vec<u8> {

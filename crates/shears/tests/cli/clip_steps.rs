@@ -1,4 +1,4 @@
-//! `shears clip` with several files and calls: order, learned state, stale output.
+//! `shears clip` with several files and calls: order, learned state, output of earlier calls.
 
 use std::fs;
 

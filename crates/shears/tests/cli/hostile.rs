@@ -71,7 +71,7 @@ fn no_file_of_a_run_may_be_a_fifo() {
     }
 }
 
-/// Nobody knows whether somebody will write to it; that it is waited for is said.
+/// A program may never write to the pipe, so a message says what is waited for.
 #[test]
 fn an_awaited_pipe_is_named() {
     let scratch = Scratch::trained();

@@ -400,7 +400,7 @@ fn a_sweep_is_spread_over_processes() {
     assert!(scratch.path("two/report.html").exists());
 }
 
-/// Also in a build without MPI, and in one with another MPI than that of the launcher.
+/// This includes a build without MPI, and one with another MPI than the launcher has.
 #[test]
 fn processes_that_do_not_find_each_other_are_refused() {
     let scratch = Scratch::new();

@@ -65,7 +65,7 @@ fn extending_a_finished_run_gives_the_bits_of_a_longer_one() {
     scratch.run("train --resume b --quiet").succeeded();
     let fewer = scratch.run("train --resume b --steps 39").failed(2);
     has(&fewer, "steps is 39, and the run has taken 40");
-    // A config of all settings is that of another run.
+    // A config with all settings may be the plan of another run.
     fs::copy(scratch.path("b/plan.toml"), scratch.path("c.toml")).unwrap();
     scratch
         .run("train --config c.toml --quiet --out c")

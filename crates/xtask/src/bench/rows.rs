@@ -132,12 +132,12 @@ pub(super) struct Row {
     pub(super) goal: Goal,
 }
 
-/// A training step with this preset, so many times as fast as PyTorch's.
+/// A training step with this preset, `times` as fast as PyTorch's.
 const fn step(name: &'static str, times: f64) -> Row {
     times_pytorch(name, Quantity::Step, times)
 }
 
-/// Generation, so many times as fast as PyTorch's.
+/// Generation, `times` as fast as PyTorch's.
 const fn tokens(name: &'static str, times: f64) -> Row {
     times_pytorch(name, Quantity::Generate, times)
 }

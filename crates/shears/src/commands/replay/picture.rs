@@ -1,13 +1,15 @@
 //! The chart of `shears replay`: the norm of each step, and the threshold of each policy.
 
 use gradclip::NormOrder;
-use shears_figure::{Axis, Colour, Figure, FigureError, MOST_COLOURS, Panel, Series, extent};
+use shears_figure::{
+    Axis, Colour, Figure, FigureError, MOST_COLOURS, Panel, Series, extent, range_with_near,
+};
 
 use super::Replayed;
 use super::account::Account;
 use crate::report::step_number;
 
-/// Maximum number of policies besides that of the run.
+/// Maximum number of policies besides the one of the run.
 pub(super) const MOST_POLICIES: usize = MOST_COLOURS - 1;
 
 /// The text of the SVG file.
@@ -114,13 +116,11 @@ fn thresholds(account: &Account) -> impl Iterator<Item = f64> {
 /// The range of the norms, and of thresholds that are not too far from them.
 fn range(replayed: &Replayed) -> (f64, f64) {
     let norms = replayed.norms.iter().copied().filter(|norm| *norm > 0.0);
-    let Some((min, max)) = extent(norms) else {
+    let Some(range) = extent(norms) else {
         return (0.1, 10.0);
     };
-    let near = (min / 10.0)..=(max * 10.0);
     let thresholds = replayed.accounts.iter().flat_map(thresholds);
-    let thresholds = thresholds.filter(|threshold| near.contains(threshold));
-    let (low, high) = extent(thresholds.chain([min, max])).unwrap_or((min, max));
+    let (low, high) = range_with_near(range, thresholds);
     (
         (low / 1.3).max(f64::MIN_POSITIVE),
         (high * 1.6).min(f64::MAX),

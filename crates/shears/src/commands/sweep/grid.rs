@@ -14,7 +14,7 @@ use crate::exit::misuse;
 use crate::new_file;
 use crate::settings::Given;
 
-/// The file that marks a folder as that of a sweep.
+/// The file that marks the folder of a sweep.
 pub(super) const MARK: &str = "sweep.toml";
 /// Its name in earlier versions.
 pub(super) const OLD_MARK: &str = "compare.toml";
@@ -94,7 +94,7 @@ impl Grid {
         Ok(Some(RunFolder::open_to_read(&begun.folder)?.tokenizer()?))
     }
 
-    /// Writes what is trained to the folder, which marks it as that of a sweep.
+    /// Writes policies, rates and seeds to a file that marks the folder of a sweep.
     pub(super) fn mark(&self, out: &Path) -> anyhow::Result<()> {
         let mut what = Table::new();
         what.insert("policies".into(), Value::try_from(&self.policies)?);

@@ -371,7 +371,7 @@ fn a_recurrent_model_shows_its_gradients_through_time() {
     assert!(alone[bottom - 1].contains("nearest is left"), "{alone:#?}");
 }
 
-/// The class is that of the steps under the newest policy.
+/// Only the steps under the newest policy count.
 #[test]
 fn a_policy_that_was_changed_is_judged_from_there_on() {
     let mut state = state();
