@@ -35,7 +35,8 @@ function round(low, high, most, factors = [1, 2, 5, 10]) {
 
 /** Round times from `low` to `high`, about `most` of them. */
 function roundTimes(low, high, most) {
-  const spans = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800, 43200, 86400];
+  const spans = [1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400, 28800,
+    43200, 86400];
   const span = spans.find((size) => size >= (high - low) / Math.max(1, most));
   if (!span || high - low < 10) return round(low, high, most);
   const marks = [];
@@ -44,7 +45,8 @@ function roundTimes(low, high, most) {
 }
 
 /** A horizontal axis: `of` converts a step to a value on it, and `back` a value to a step. */
-export const STEP_AXIS = { name: "step", of: (step) => step, back: (step) => step, marks: round, format: count, say: (step) => `step ${count(step)}` };
+export const STEP_AXIS = { name: "step", of: (step) => step, back: (step) => step, marks: round,
+  format: count, say: (step) => `step ${count(step)}` };
 
 /** The axes of a run: steps and, if known, the tokens and the time that they took. */
 export function axesOf(step, tokens, seconds) {
@@ -59,11 +61,20 @@ export function axesOf(step, tokens, seconds) {
     let place = step.findIndex((known) => known >= one);
     if (place < 0) place = step.length - 1;
     if (place === 0) return step[0] > 0 ? (values[0] * one) / step[0] : values[0];
-    return values[place - 1] + ((values[place] - values[place - 1]) * (one - step[place - 1])) / (step[place] - step[place - 1] || 1);
+    return values[place - 1]
+      + ((values[place] - values[place - 1]) * (one - step[place - 1]))
+        / (step[place] - step[place - 1] || 1);
   };
   const named = (name, values, marks, format) => ({
-    name, of: at(values), back: inverse(values), marks, format,
-    say: (one) => `step ${count(one)}, ${name === "time" ? format(at(values)(one)) : `${format(at(values)(one))} ${name}`}`,
+    name,
+    of: at(values),
+    back: inverse(values),
+    marks,
+    format,
+    say: (one) => {
+      const place = format(at(values)(one));
+      return `step ${count(one)}, ${name === "time" ? place : `${place} ${name}`}`;
+    },
   });
   return {
     step: STEP_AXIS,

@@ -4,9 +4,10 @@
 import { STEP_AXIS, logarithmicMarks } from "./axes.js";
 import { button, colour, element, fill } from "./elements.js";
 import { tick } from "./format.js";
+import { SHAPES, paintShape } from "./marks.js";
 
 const PLOT = window.uPlot;
-const FONT = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
+const FONT = "11px system-ui, -apple-system, \"Segoe UI\", sans-serif";
 
 /** uPlot does not label axes with larger values. */
 const LABELLED = 1e16;
@@ -28,13 +29,15 @@ export class Crosshair {
 }
 
 /**
- * A chart. `spec` has: `title`, `unit`, `how` (how to read it), `lines` (`{key, label, colour, width, dash,
- * points, gaps, broken}`), `bands` (`{low, high, colour}`, keys of values), `cut` (whether the area between `cut_top`
- * and `cut_bottom` is shaded), `log`, `zero` (whether the axis starts at 0), `robust` (whether a few outliers may
- * leave the chart), `whole` (whether none may), `height`, `readout` (for an index: an array of `[label, text,
- * colour]`), `marks` (`{key, shape, colour, label, row, line}`: drawn where the values of `key` are set, `row` rows
- * above the lowest, and with a line through the chart), `bare` (whether the chart below labels the horizontal axis),
- * `at` (formats a position on that axis). `values.crosses` (`{step, key, colour}`) mark where runs died.
+ * A chart. `spec` has: `title`, `unit`, `how` (how to read it), `lines` (`{key, label, colour,
+ * width, dash, points, gaps, broken}`), `bands` (`{low, high, colour}`, keys of values), `cut`
+ * (whether the area between `cut_top` and `cut_bottom` is shaded), `log`, `zero` (whether the axis
+ * starts at 0), `robust` (whether a few outliers may leave the chart), `whole` (whether none may),
+ * `height`, `readout` (for an index: an array of `[label, text, colour]`), `marks` (`{key, shape,
+ * colour, label, row, line}`: drawn where the values of `key` are set, `row` rows above the lowest,
+ * and with a line through the chart), `bare` (whether the chart below labels the horizontal axis),
+ * `at` (formats a position on that axis). `values.crosses` (`{step, key, colour}`) mark where runs
+ * died.
  */
 export class Chart {
   constructor(spec, { crosshair, zoom, reset, open }) {
@@ -52,12 +55,16 @@ export class Chart {
     this.unit = element("span", { class: "unit" }, spec.unit);
     this.beyond = element("span", { class: "beyond" });
     this.legend = element("p", { class: "marks" });
-    this.place = element("div", { class: "plot", style: { height: `${spec.height}px` } }, this.beyond);
-    this.logButton = spec.logarithmic === false ? null
-      : button("log", () => this.setLog(!this.log), { class: "toggle", title: "Logarithmic scale (l)" });
-    this.element = element("section", { class: `chart ${spec.nearest ? "wide" : ""}`, "data-chart": spec.name },
-      element("header", {}, element("h2", {}, spec.title, " ", this.unit), this.readout, this.logButton),
-      this.place, this.legend, this.note);
+    this.place = element("div", { class: "plot", style: { height: `${spec.height}px` } },
+      this.beyond);
+    this.logButton = spec.logarithmic === false
+      ? null
+      : button("log", () => this.setLog(!this.log), { class: "toggle",
+        title: "Logarithmic scale (l)" });
+    this.element = element("section", { class: `chart ${spec.nearest ? "wide" : ""}`,
+      "data-chart": spec.name },
+      element("header", {}, element("h2", {}, spec.title, " ", this.unit), this.readout,
+        this.logButton), this.place, this.legend, this.note);
     this.#showLog();
     this.observer = new ResizeObserver(() => this.#resize());
     this.observer.observe(this.place);
@@ -85,8 +92,10 @@ export class Chart {
     this.unit.textContent = unit;
   }
 
-  /** Shows values: `step`, and an array of the same length for each key, over `range`, `[from, to]`; `axis` is one of
-   * `axesOf`. */
+  /**
+   * Shows values: `step`, and an array of the same length for each key, over `range`, `[from, to]`;
+   * `axis` is one of `axesOf`.
+   */
   show(values, range, axis = this.axis) {
     this.values = values;
     this.range = range;
@@ -97,13 +106,17 @@ export class Chart {
     // The labels change although the ends are the same.
     if (named) this.plot?.redraw(false, true);
     this.#read(null);
-    fill(this.legend, (this.spec.marks ?? []).filter(({ key }) => values[key]?.some(Boolean)).map(({ shape, colour: name, label }) =>
-      element("span", {}, element("i", { style: { color: `var(${name})` } }, SHAPES[shape]), label)));
+    const marks = (this.spec.marks ?? []).filter(({ key }) => values[key]?.some(Boolean));
+    fill(this.legend, marks.map(({ shape, colour: name, label }) =>
+      element("span", {}, element("i", { style: { color: `var(${name})` } }, SHAPES[shape]), label)
+    ));
   }
 
   /** The range of most values, so that a few outliers do not flatten all others. */
   #ordinary() {
-    const all = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) => value !== null && value !== undefined);
+    const all = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) =>
+      value !== null && value !== undefined
+    );
     all.sort((a, b) => a - b);
     const at = (share) => all[Math.floor(share * (all.length - 1))];
     // Among few steps, the last of which explode, the upper quantiles are not ordinary.
@@ -121,7 +134,9 @@ export class Chart {
     if (!this.spec.robust) return high;
     const limit = most + times * (most - low);
     if (high <= limit || !(most > low)) return high;
-    const inside = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) => value !== null && value <= limit);
+    const inside = this.#keys().flatMap((key) => this.values[key] ?? []).filter((value) =>
+      value !== null && value <= limit
+    );
     return Math.max(...inside);
   }
 
@@ -132,12 +147,14 @@ export class Chart {
 
   #keys() {
     const { lines, bands = [], cut } = this.spec;
-    return [...bands.flatMap(({ high, low }) => [high, low]), ...(cut ? ["cut_top", "cut_bottom"] : []), ...lines.map(({ key }) => key)];
+    return [...bands.flatMap(({ high, low }) => [high, low]),
+      ...(cut ? ["cut_top", "cut_bottom"] : []), ...lines.map(({ key }) => key)];
   }
 
   #data() {
     const steps = this.values.step;
-    const shown = (value) => (value === null || value === undefined || (this.log && value <= 0) ? null : value);
+    const shown = (value) =>
+      value === null || value === undefined || (this.log && value <= 0) ? null : value;
     const columns = this.#keys().map((key) => {
       const column = this.values[key];
       return column ? column.map(shown) : new Array(steps.length).fill(null);
@@ -170,14 +187,21 @@ export class Chart {
         width: line.width ?? 1.5,
         dash: line.dash,
         spanGaps: line.gaps ?? false,
-        points: line.points ? { show: true, size: 6, fill: () => colour("--surface"), stroke: () => colour(line.colour), width: 1.5 } : { show: (plot) => this.values.step.length < 3, size: 5 },
+        points: line.points
+          ? { show: true, size: 6, fill: () => colour("--surface"),
+            stroke: () => colour(line.colour), width: 1.5 }
+          : { show: (plot) => this.values.step.length < 3, size: 5 },
       })),
     ];
     return {
-      width, height, series,
+      width,
+      height,
+      series,
       padding: [10, 26, 0, 0],
       legend: { show: false },
-      bands: bands.map((band, place) => ({ series: [1 + 2 * place, 2 + 2 * place], fill: () => colour(band.colour) })),
+      bands: bands.map((band, place) => ({ series: [1 + 2 * place, 2 + 2 * place],
+        fill: () => colour(band.colour) })
+      ),
       scales: {
         x: { time: false, range: (plot, low, high) => this.#steps(low, high) },
         y: { distr: this.log ? 3 : 1, range: (plot, low, high) => this.#heights(low, high) },
@@ -186,7 +210,10 @@ export class Chart {
       cursor: {
         drag: { x: true, y: false, setScale: false },
         points: { size: 7, fill: () => colour("--surface"), width: 2 },
-        bind: { dblclick: () => () => { this.actions.reset(); return null; } },
+        bind: { dblclick: () => () => {
+          this.actions.reset();
+          return null;
+        } },
       },
       hooks: {
         setSelect: [(plot) => this.#selected(plot)],
@@ -198,7 +225,8 @@ export class Chart {
   }
 
   #axes(width) {
-    const look = { stroke: () => colour("--muted"), font: FONT, ticks: { show: false }, border: { show: false } };
+    const look = { stroke: () => colour("--muted"), font: FONT, ticks: { show: false },
+      border: { show: false } };
     const grid = { stroke: () => colour("--grid"), width: 1 };
     const logarithmic = {
       splits: (plot) => {
@@ -213,10 +241,14 @@ export class Chart {
         splits: (plot, axis, low, high) => {
           const { of, back, marks } = this.axis;
           return marks(of(low), of(high), width / (width < 500 ? 84 : 110)).map(back);
-        },
-        filter: (plot, marks) => marks,
-        values: (plot, marks) => (bare ? marks.map(() => "") : marks.map((step) => this.axis.format(this.axis.of(step)))) },
-      { ...look, size: width < 500 ? 46 : 56, gap: 6, space: 36, grid, values: (plot, marks) => marks.map(tick), ...(this.log ? logarithmic : {}) },
+        }, filter: (plot, marks) => marks, values: (
+          plot,
+          marks,
+        ) => (bare
+          ? marks.map(() => "")
+          : marks.map((step) => this.axis.format(this.axis.of(step)))) },
+      { ...look, size: width < 500 ? 46 : 56, gap: 6, space: 36, grid,
+        values: (plot, marks) => marks.map(tick), ...(this.log ? logarithmic : {}) },
     ];
   }
 
@@ -226,7 +258,8 @@ export class Chart {
   }
 
   #heights(low, high) {
-    if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high)) return this.log ? [0.1, 10] : [0, 1];
+    if (low === null || high === null || !Number.isFinite(low) || !Number.isFinite(high))
+      return this.log ? [0.1, 10] : [0, 1];
     if (this.spec.bounds && !this.log) return this.spec.bounds;
     const top = Math.max(low, Math.min(LABELLED, this.#top(high)));
     this.beyond.textContent = top < high ? `↑ up to ${tick(Number(high.toPrecision(3)))}` : "";
@@ -250,7 +283,9 @@ export class Chart {
   #pointed(plot) {
     const place = plot.cursor.left >= 0 ? plot.cursor.idx : null;
     this.#read(place);
-    if (!this.following) this.crosshair.move(place === null || place === undefined ? null : this.values.step[place], this.follow);
+    if (!this.following)
+      this.crosshair.move(place === null || place === undefined ? null : this.values.step[place],
+        this.follow);
   }
 
   #follow(step) {
@@ -268,15 +303,21 @@ export class Chart {
     const parts = this.spec.readout(this.values, at);
     const now = place === null && marked < 0;
     fill(this.readout,
-      element("span", { class: "at" }, `${now ? "now at " : ""}${this.axis.say(this.values.step[at])}`),
+      element("span", { class: "at" },
+        `${now ? "now at " : ""}${this.axis.say(this.values.step[at])}`),
       ...parts.map(([label, text, name]) =>
-        element("span", {}, name ? element("i", { class: "key", style: { background: `var(${name})` } }) : null, label, " ", element("b", {}, text))));
+        element("span", {},
+          name ? element("i", { class: "key", style: { background: `var(${name})` } }) : null,
+          label, " ", element("b", {}, text))
+      ));
   }
 
   /** A click that does not end a drag opens the step, or the largest gradient of its bucket. */
   #clicks(plot) {
     let down = null;
-    plot.over.addEventListener("mousedown", (event) => { down = [event.clientX, event.clientY]; });
+    plot.over.addEventListener("mousedown", (event) => {
+      down = [event.clientX, event.clientY];
+    });
     plot.over.addEventListener("click", (event) => {
       const moved = down && Math.hypot(event.clientX - down[0], event.clientY - down[1]) > 3;
       const place = plot.cursor.idx;
@@ -294,7 +335,9 @@ export class Chart {
   #nearest(plot, place) {
     const distance = ({ key }) => {
       const column = this.values[key] ?? [];
-      const known = column.findLastIndex((value, at) => at <= place && value !== null && value !== undefined);
+      const known = column.findLastIndex((value, at) =>
+        at <= place && value !== null && value !== undefined
+      );
       return known < 0 ? Infinity : Math.abs(plot.valToPos(column[known], "y") - plot.cursor.top);
     };
     const lines = this.spec.lines.filter(({ broken }) => !broken);
@@ -315,11 +358,15 @@ export class Chart {
     ctx.save();
     ctx.fillStyle = colour("--band");
     const width = 9 * devicePixelRatio;
-    ctx.fillRect(plot.valToPos(this.values.at, "x", true) - width / 2, bbox.top, width, bbox.height);
+    ctx.fillRect(plot.valToPos(this.values.at, "x", true) - width / 2, bbox.top, width,
+      bbox.height);
     ctx.restore();
   }
 
-  /** Draws a line with breaks where it jumps, such as a threshold that another rule sets at single steps. */
+  /**
+   * Draws a line with breaks where it jumps, such as a threshold that another rule sets at single
+   * steps.
+   */
   #paintBroken(plot, line) {
     const { ctx, bbox } = plot;
     const { step } = this.values;
@@ -353,7 +400,8 @@ export class Chart {
     if (!top?.some((value) => value !== null)) return;
     const { ctx, bbox } = plot;
     const x = (place) => plot.valToPos(step[place], "x", true);
-    const y = (value) => (this.log && value <= 0 ? bbox.top + bbox.height : plot.valToPos(value, "y", true));
+    const y = (value) =>
+      this.log && value <= 0 ? bbox.top + bbox.height : plot.valToPos(value, "y", true);
     ctx.save();
     ctx.beginPath();
     ctx.rect(bbox.left, bbox.top, bbox.width, bbox.height);
@@ -364,7 +412,8 @@ export class Chart {
     ctx.lineJoin = "round";
     // The dashes of the threshold are still set.
     ctx.setLineDash([]);
-    // From the step before to the step after, so that a single clipped step is a peak and not a line.
+    // From the step before to the step after, so that a single clipped step is a peak and not a
+    // line.
     for (let first = 0; first < step.length; first += 1) {
       if (top[first] === null) continue;
       let last = first;
@@ -385,11 +434,14 @@ export class Chart {
     ctx.restore();
   }
 
-  /** Where the norm crosses the level to which the step at the edge of a clipped stretch was cut. */
+  /**
+   * Where the norm crosses the level to which the step at the edge of a clipped stretch was cut.
+   */
   #crossing(x, y, place, beside, side, norm, bottom) {
     const level = y(bottom[place]);
     const other = norm?.[beside];
-    if (other === null || other === undefined) return [x(place) + side * 1.5 * devicePixelRatio, level];
+    if (other === null || other === undefined)
+      return [x(place) + side * 1.5 * devicePixelRatio, level];
     const [from, to] = [y(other), y(this.values.cut_top[place])];
     const share = from === to ? 0 : Math.min(1, Math.max(0, (level - from) / (to - from)));
     return [x(beside) + (x(place) - x(beside)) * share, level];
@@ -424,12 +476,15 @@ export class Chart {
   #paintCross(plot, { step, key, colour: name }) {
     const { step: steps } = this.values;
     const column = this.values[key] ?? [];
-    let place = column.findLastIndex((value, at) => value !== null && value !== undefined && steps[at] <= step);
+    let place = column.findLastIndex((value, at) =>
+      value !== null && value !== undefined && steps[at] <= step
+    );
     if (place < 0) return;
     const { ctx, bbox } = plot;
     const value = this.log ? Math.max(column[place], 1e-300) : column[place];
     const x = plot.valToPos(steps[place], "x", true);
-    const y = Math.min(bbox.top + bbox.height - 8 * devicePixelRatio, Math.max(bbox.top + 8 * devicePixelRatio, plot.valToPos(value, "y", true)));
+    const y = Math.min(bbox.top + bbox.height - 8 * devicePixelRatio,
+      Math.max(bbox.top + 8 * devicePixelRatio, plot.valToPos(value, "y", true)));
     if (x < bbox.left - 1 || x > bbox.left + bbox.width + 1) return;
     ctx.save();
     ctx.strokeStyle = colour("--surface");
@@ -440,61 +495,4 @@ export class Chart {
     paintShape(ctx, "cross", x, y, 6 * devicePixelRatio);
     ctx.restore();
   }
-}
-
-/** The marks of a chart in its legend. */
-const SHAPES = { triangle: "▲", cross: "✕", diamond: "◆", play: "▶", square: "■" };
-
-function paintShape(ctx, shape, x, y, size) {
-  const lines = {
-    triangle: [[[0, -1], [-1, 1], [1, 1]]],
-    diamond: [[[0, -1], [-1, 0], [0, 1], [1, 0]]],
-    play: [[[-0.8, -1], [1, 0], [-0.8, 1]]],
-    square: [[[-0.8, -0.8], [-0.8, 0.8], [0.8, 0.8], [0.8, -0.8]]],
-    cross: [[[-1, -1], [1, 1]], [[-1, 1], [1, -1]]],
-  };
-  ctx.beginPath();
-  for (const [[firstX, firstY], ...rest] of lines[shape]) {
-    ctx.moveTo(x + size * firstX, y + size * firstY);
-    for (const [right, down] of rest) ctx.lineTo(x + size * right, y + size * down);
-  }
-  if (shape === "cross") ctx.stroke();
-  else ctx.fill();
-}
-
-/** The running median, in which a spike leaves no trace; gaps stay gaps. */
-function medians(values, side) {
-  const around = (place) => values.slice(Math.max(0, place - side), place + side + 1).filter((one) => one !== null).sort((a, b) => a - b);
-  // The lower of two: at an end, half of the few values may be a spike.
-  const lower = (sorted) => sorted[Math.floor((sorted.length - 1) / 2)];
-  return values.map((value, place) => (value === null ? null : lower(around(place))));
-}
-
-/** Exponential smoothing of running medians, corrected for the bias of its start. */
-export function smoothed(values, weight) {
-  if (!weight) return values;
-  let [mean, known] = [0, 0];
-  return medians(values, weight < 0.9 ? 3 : 7).map((value) => {
-    if (value === null) return null;
-    mean = weight * mean + (1 - weight) * value;
-    known = weight * known + (1 - weight);
-    return mean / known;
-  });
-}
-
-/** Sets a mark at the first position at or after each step. */
-export function marked(steps, points) {
-  const last = steps.at(-1) ?? 0;
-  return placed(steps, points.filter((step) => step <= last).map((step) => [step, true]));
-}
-
-/** Puts values at the first position of a chart's steps at or after their own. */
-export function placed(steps, points) {
-  const column = new Array(steps.length).fill(null);
-  let place = 0;
-  for (const [step, value] of points) {
-    while (place < steps.length - 1 && steps[place] < step) place += 1;
-    if (steps.length > 0) column[place] = value;
-  }
-  return column;
 }

@@ -1,6 +1,9 @@
-// Builds parts of the page. Text is always inserted as text, so that nothing in a run becomes markup.
+// Builds parts of the page. Text is always inserted as text, so that nothing in a run becomes
+// markup.
 
-/** An element: `element("a", {href, class, on: {click}, style: {width}}, child, "text", [more])`. */
+/**
+ * An element: `element("a", {href, class, on: {click}, style: {width}}, child, "text", [more])`.
+ */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -20,7 +23,9 @@ export function element(tag, attributes = {}, ...children) {
 
 /** Replaces the children of an element; null is ignored. */
 export function fill(parent, ...children) {
-  parent.replaceChildren(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
+  parent.replaceChildren(
+    ...children.flat(Infinity).filter((child) => child !== null && child !== undefined),
+  );
   return parent;
 }
 
@@ -32,7 +37,7 @@ export function button(label, press, attributes = {}) {
 /** Buttons of which one is pressed; returns the element and a function that presses another. */
 export function choice(label, options, current, choose) {
   const buttons = options.map(([value, text, hint]) =>
-    button(text, () => select(value, true), { title: hint }),
+    button(text, () => select(value, true), { title: hint })
   );
   const select = (value, notify) => {
     options.forEach(([known], place) => {
@@ -47,7 +52,8 @@ export function choice(label, options, current, choose) {
 
 /** A choice with a label, which stays beside it on a narrow page. */
 export function tool(word, chosen) {
-  return element("span", { class: "tool" }, element("span", { "aria-hidden": "true" }, word), chosen.element);
+  return element("span", { class: "tool" }, element("span", { "aria-hidden": "true" }, word),
+    chosen.element);
 }
 
 /** The option after the current one, or the first after the last. */
@@ -57,7 +63,8 @@ export function cycle(options, current) {
 
 /** A badge with the state of a run. */
 export function badge(state) {
-  return element("span", { class: `badge ${state}` }, element("i", { "aria-hidden": "true" }), state);
+  return element("span", { class: `badge ${state}` }, element("i", { "aria-hidden": "true" }),
+    state);
 }
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -73,12 +80,14 @@ export function sparkline(norms, thresholds, width = 132, height = 30) {
   if (norms.filter(positive).length < 2) return svg;
   const [low, high] = [Math.min(...all), Math.max(...all)].map(Math.log);
   const x = (place) => 1 + (place / Math.max(1, norms.length - 1)) * (width - 2);
-  const y = (value) => height - 2 - (high > low ? (Math.log(value) - low) / (high - low) : 0.5) * (height - 4);
+  const y = (value) =>
+    height - 2 - (high > low ? (Math.log(value) - low) / (high - low) : 0.5) * (height - 4);
   for (const [values, name] of [[thresholds, "threshold"], [norms, "norm"]]) {
     let path = "";
     let open = false;
     values.forEach((value, place) => {
-      if (positive(value)) path += `${open ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
+      if (positive(value))
+        path += `${open ? "L" : "M"}${x(place).toFixed(1)} ${y(value).toFixed(1)}`;
       open = positive(value);
     });
     const line = document.createElementNS(SVG, "path");
@@ -112,7 +121,9 @@ export function command(text) {
       // Without permission it can still be selected.
       getSelection().selectAllChildren(shown);
     }
-    setTimeout(() => { copy.textContent = "Copy"; }, 1500);
+    setTimeout(() => {
+      copy.textContent = "Copy";
+    }, 1500);
   }, { class: "quiet" });
   const shown = element("code", {}, text);
   return element("div", { class: "command" }, shown, copy);
@@ -123,7 +134,9 @@ export function folded(label, attributes, ...children) {
   return element("details", attributes, element("summary", {}, label), ...children);
 }
 
-/** A value that the browser stored for this page; null if there is none, or storage is not allowed. */
+/**
+ * A value that the browser stored for this page; null if there is none, or storage is not allowed.
+ */
 export function stored(name) {
   try {
     return localStorage.getItem(name);

@@ -41,7 +41,8 @@ export function percent(share) {
 
 /** A large amount, abbreviated: 3.2M. */
 export function amount(value) {
-  const [size, unit] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => value >= size) ?? [1, ""];
+  const [size, unit] =
+    [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => value >= size) ?? [1, ""];
   return `${Number((value / size).toPrecision(3))}${unit}`;
 }
 

@@ -24,20 +24,24 @@ function parsed(text) {
 }
 
 /** The maximum of values, ignoring null. */
-const greatest = (values) => values.reduce((most, value) => (most === null || (value !== null && value > most) ? value : most), null);
+const greatest = (values) =>
+  values.reduce((most, value) => (most === null || (value !== null && value > most) ? value : most),
+    null);
 
 /** The colour at a position (0 to 1) in a palette of evenly spaced colours. */
 function blend(palette, share) {
   const at = Math.min(1, Math.max(0, share)) * (palette.length - 1);
   const low = Math.min(palette.length - 2, Math.floor(at));
   const part = at - low;
-  return palette[low].map((value, place) => Math.round(value + (palette[low + 1][place] - value) * part));
+  return palette[low].map((value, place) =>
+    Math.round(value + (palette[low + 1][place] - value) * part)
+  );
 }
 
 /**
- * A heat map. `spec`: `name`, `title`, `unit`, `how`, `palette` (names of colours), `ordinary` (the range at the
- * middle of a diverging palette), `relative` (whether rows can be shown relative to their median), `weights`
- * (whether only matrices are shown at first).
+ * A heat map. `spec`: `name`, `title`, `unit`, `how`, `palette` (names of colours), `ordinary` (the
+ * range at the middle of a diverging palette), `relative` (whether rows can be shown relative to
+ * their median), `weights` (whether only matrices are shown at first).
  */
 export class HeatMap {
   constructor(spec, { crosshair, open }) {
@@ -51,19 +55,24 @@ export class HeatMap {
     this.scale = element("div", { class: "scale" });
     this.place = element("div", { class: "heat" }, this.canvas);
     this.toggle = spec.relative
-      ? button("relative to median", () => this.#toggle(), { class: "toggle", "aria-pressed": "false", title: "Colour each row by its distance from its own median" })
+      ? button("relative to median", () => this.#toggle(), { class: "toggle",
+        "aria-pressed": "false", title: "Colour each row by its distance from its own median" })
       : null;
     this.unfold = button("", () => this.#unfold(), { class: "toggle" });
     this.how = element("p", { class: "how" }, spec.how);
     this.none = element("p", { class: "none" }, spec.none ?? "");
     this.element = element("section", { class: "chart", "data-chart": spec.name },
-      element("header", {}, element("h2", {}, spec.title, " ", element("span", { class: "unit" }, spec.unit)), this.readout, this.unfold, this.toggle),
-      this.none, this.place, this.scale, this.how);
+      element("header", {},
+        element("h2", {}, spec.title, " ", element("span", { class: "unit" }, spec.unit)),
+        this.readout, this.unfold, this.toggle), this.none, this.place, this.scale, this.how);
     this.crosshair = crosshair;
     this.follow = (step) => this.#point(step, null);
     crosshair.listen(this.follow);
     this.canvas.addEventListener("mousemove", (event) => this.#hover(event));
-    this.canvas.addEventListener("mouseleave", () => { this.#point(null, null); crosshair.move(null, this.follow); });
+    this.canvas.addEventListener("mouseleave", () => {
+      this.#point(null, null);
+      crosshair.move(null, this.follow);
+    });
     this.canvas.addEventListener("click", (event) => {
       const { column } = this.#cell(event);
       if (column !== null) open(this.map.step[column]);
@@ -86,18 +95,24 @@ export class HeatMap {
 
   /** Shows the server's data; `ordered` says whether its tensors are in the order of the model. */
   show(map, ordered) {
-    this.how.textContent = ordered ? this.spec.how
-      : `${this.spec.how} An earlier version wrote this log without a description of the model, so rows are in alphabetical order.`;
+    const alphabetical = " An earlier version wrote this log without a description of the model, "
+      + "so rows are in alphabetical order.";
+    this.how.textContent = this.spec.how + (ordered ? "" : alphabetical);
     this.map = map;
     this.#arrange();
     this.#draw();
   }
 
-  /** Groups rows by layer in the order of the forward pass, weights first; for a large model, one row per layer. */
+  /**
+   * Groups rows by layer in the order of the forward pass, weights first; for a large model, one
+   * row per layer.
+   */
   #arrange() {
     const { names, layers, weights, values } = this.map;
     const matrices = names.map((_, place) => place).filter((place) => weights[place]);
-    const known = this.spec.weights && !this.all && matrices.length ? matrices : names.map((_, place) => place);
+    const known = this.spec.weights && !this.all && matrices.length
+      ? matrices
+      : names.map((_, place) => place);
     const groups = Map.groupBy(known, (place) => layers[place]);
     const fold = !this.all && known.length > MANY;
     this.rows = [];
@@ -105,7 +120,11 @@ export class HeatMap {
     for (const [layer, members] of groups) {
       members.sort((left, right) => Number(weights[right]) - Number(weights[left]) || left - right);
       const made = fold
-        ? [{ name: layer, values: this.map.step.map((_, column) => greatest(members.map((place) => values[place][column]))) }]
+        ? [{ name: layer, values: this.map.step.map((_, column) =>
+          greatest(members.map((place) =>
+            values[place][column]
+          ))
+        ) }]
         : members.map((place) => ({ name: names[place], values: values[place] }));
       for (const row of made) {
         this.rows.push({ ...row, top });
@@ -118,7 +137,9 @@ export class HeatMap {
     this.unfold.hidden = !hides && !this.all;
     this.unfold.textContent = `all ${count(names.length)} tensors`;
     this.unfold.setAttribute("aria-pressed", String(this.all));
-    this.unfold.title = fold ? "A row shows the largest tensor of a layer" : "Include biases, and unfold all layers";
+    this.unfold.title = fold
+      ? "A row shows the largest tensor of a layer"
+      : "Include biases, and unfold all layers";
   }
 
   #unfold() {
@@ -137,11 +158,14 @@ export class HeatMap {
   #logarithms() {
     const shown = this.rows.map(({ values }) => {
       const own = this.relative ? median(values) : 1;
-      return values.map((value) => (value === null || value <= 0 || !own ? null : this.#place(Math.log10(value / own))));
+      return values.map((
+        value,
+      ) => (value === null || value <= 0 || !own ? null : this.#place(Math.log10(value / own))));
     });
     const all = shown.flat().filter((value) => value !== null).sort((a, b) => a - b);
     if (all.length === 0) return { shown, low: 0, high: 1 };
-    let [low, high] = [all[Math.floor(0.01 * (all.length - 1))], all[Math.ceil(0.995 * (all.length - 1))]];
+    let [low, high] = [all[Math.floor(0.01 * (all.length - 1))],
+      all[Math.ceil(0.995 * (all.length - 1))]];
     if (this.relative || this.spec.ordinary) {
       const reach = Math.max(this.relative ? 0.5 : 2, Math.abs(low), Math.abs(high));
       [low, high] = [-reach, reach];
@@ -149,7 +173,10 @@ export class HeatMap {
     return { shown, low, high: high > low ? high : low + 1 };
   }
 
-  /** The position of a logarithm in the palette: its distance from the ordinary range, if the map has one. */
+  /**
+   * The position of a logarithm in the palette: its distance from the ordinary range, if the map
+   * has one.
+   */
   #place(logarithm) {
     if (this.relative || !this.spec.ordinary) return logarithm;
     const [low, high] = this.spec.ordinary.map(Math.log10);
@@ -159,7 +186,9 @@ export class HeatMap {
   }
 
   #palette() {
-    const names = this.relative ? ["--heat-less", "--heat-middle", "--heat-more"] : this.spec.palette;
+    const names = this.relative
+      ? ["--heat-less", "--heat-middle", "--heat-more"]
+      : this.spec.palette;
     return names.map((name) => parsed(colour(name)));
   }
 
@@ -187,14 +216,20 @@ export class HeatMap {
     const columns = this.map.step.length;
     const bitmap = new ImageData(columns, shown.length);
     const nothing = parsed(colour("--surface"));
-    shown.forEach((values, row) => values.forEach((value, column) => {
-      const [red, green, blue] = value === null ? nothing : blend(palette, (value - low) / (high - low));
-      bitmap.data.set([red, green, blue, 255], 4 * (row * columns + column));
-    }));
+    shown.forEach((values, row) =>
+      values.forEach((value, column) => {
+        const [red, green, blue] = value === null
+          ? nothing
+          : blend(palette, (value - low) / (high - low));
+        bitmap.data.set([red, green, blue, 255], 4 * (row * columns + column));
+      })
+    );
     const small = new OffscreenCanvas(columns, shown.length);
     small.getContext("2d").putImageData(bitmap, 0, 0);
     context.imageSmoothingEnabled = false;
-    this.rows.forEach(({ top }, row) => context.drawImage(small, 0, row, columns, 1, gutter, top, inner, ROW - 1));
+    this.rows.forEach(({ top }, row) =>
+      context.drawImage(small, 0, row, columns, 1, gutter, top, inner, ROW - 1)
+    );
     this.#labels(context, gutter);
     this.#axis(context, gutter, inner, height);
     this.#showScale(palette, low, high);
@@ -203,13 +238,14 @@ export class HeatMap {
   }
 
   #labels(context, gutter) {
-    context.font = '11px system-ui, -apple-system, "Segoe UI", sans-serif';
+    context.font = "11px system-ui, -apple-system, \"Segoe UI\", sans-serif";
     context.textAlign = "right";
     context.textBaseline = "middle";
     context.fillStyle = colour("--muted");
     this.rows.forEach(({ name: full, top }) => {
       let name = full;
-      while (name.length > 4 && context.measureText(name).width > gutter - 10) name = `…${name.slice(2)}`;
+      while (name.length > 4 && context.measureText(name).width > gutter - 10)
+        name = `…${name.slice(2)}`;
       context.fillText(name, gutter - 8, top + ROW / 2);
     });
   }
@@ -219,11 +255,14 @@ export class HeatMap {
     const { step } = this.map;
     const most = Math.max(2, Math.floor(inner / (inner < 400 ? 60 : 110)));
     context.textAlign = "center";
-    for (const mark of STEP_AXIS.marks(step[0], step.at(-1), most).filter((mark) => mark >= step[0])) {
+    for (const mark of STEP_AXIS.marks(step[0], step.at(-1), most).filter((mark) =>
+      mark >= step[0]
+    )) {
       const column = step.findIndex((known) => known >= mark);
       const x = gutter + ((column + 0.5) / step.length) * inner;
       context.fillRect(x - 0.5, height + 1, 1, 3);
-      context.fillText(count(mark), Math.min(Math.max(x, gutter + 14), gutter + inner - 14), height + 13);
+      context.fillText(count(mark), Math.min(Math.max(x, gutter + 14), gutter + inner - 14),
+        height + 13);
     }
   }
 
@@ -231,10 +270,11 @@ export class HeatMap {
     const stops = palette.map((part) => `rgb(${part.join(" ")})`).join(", ");
     const times = this.relative ? "×" : "";
     const texts = this.spec.ordinary && !this.relative
-      ? [significant(this.spec.ordinary[0] * 10 ** (low + FAINT), 2), this.spec.ordinary.map((end) => significant(end, 2)).join(" … "), significant(this.spec.ordinary[1] * 10 ** (high - FAINT), 2)]
+      ? [significant(this.spec.ordinary[0] * 10 ** (low + FAINT), 2),
+        this.spec.ordinary.map((end) => significant(end, 2)).join(" … "),
+        significant(this.spec.ordinary[1] * 10 ** (high - FAINT), 2)]
       : [low, (low + high) / 2, high].map((value) => `${times}${significant(10 ** value, 2)}`);
-    fill(this.scale,
-      element("i", { style: { background: `linear-gradient(to right, ${stops})` } }),
+    fill(this.scale, element("i", { style: { background: `linear-gradient(to right, ${stops})` } }),
       ...texts.map((text) => element("span", {}, text)));
   }
 
@@ -270,7 +310,10 @@ export class HeatMap {
     context.fillRect(x - 0.5, 0, 1, height);
     const parts = [element("span", { class: "at" }, `step ${count(steps[column])}`)];
     if (row !== null) {
-      parts.push(element("span", {}, `${this.rows[row].name} `, element("b", {}, significant(this.rows[row].values[column]))));
+      parts.push(
+        element("span", {}, `${this.rows[row].name} `,
+          element("b", {}, significant(this.rows[row].values[column]))),
+      );
     }
     fill(this.readout, ...parts);
   }

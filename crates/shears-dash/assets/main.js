@@ -28,7 +28,9 @@ function route() {
   for (const key of Object.keys(page.dataset)) delete page.dataset[key];
   const [kind, name, ...rest] = parts() ?? ["malformed"];
   if (kind === "malformed") {
-    view = showProblem(page, "This address is malformed", `${location.hash} is not the address of a run: a % must be followed by two hexadecimal digits.`);
+    view = showProblem(page, "This address is malformed",
+      `${location.hash} is not the address of a run: `
+        + "a % must be followed by two hexadecimal digits.");
   } else if (kind === "run" && name && rest[0] === "step" && /^\d+$/.test(rest[1] ?? "")) {
     view = showStep(page, name, Number(rest[1]));
   } else if (kind === "run" && name) {
@@ -110,17 +112,19 @@ const KEYS = [
 
 function fillHelp() {
   const groups = KEYS.map(([title, keys]) =>
-    element("section", {},
-      element("h3", {}, title),
+    element("section", {}, element("h3", {}, title),
       element("dl", {}, keys.map(([key, meaning]) => [
         element("dt", {}, key.split(" ").map((part) =>
-          part.endsWith(",") || part.length > 5 ? `${part} ` : [element("kbd", {}, part), " "])),
+          part.endsWith(",") || part.length > 5 ? `${part} ` : [element("kbd", {}, part), " "]
+        )),
         element("dd", {}, meaning),
-      ]))));
+      ])))
+  );
   help.replaceChildren(
     element("h2", { id: "help-title" }, "Keyboard and mouse"),
     element("div", { class: "help-groups" }, groups),
-    button("Close", () => help.close(), { class: "primary" }));
+    button("Close", () => help.close(), { class: "primary" }),
+  );
 }
 
 document.getElementById("help-button").addEventListener("click", () => help.showModal());
@@ -144,7 +148,9 @@ document.addEventListener("keydown", (event) => {
   const everywhere = {
     "?": () => help.showModal(),
     t: nextTheme,
-    g: () => { location.hash = "#/"; },
+    g: () => {
+      location.hash = "#/";
+    },
     Escape: up,
   };
   const act = view?.keys?.[event.key] ?? everywhere[event.key];

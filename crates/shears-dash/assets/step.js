@@ -14,7 +14,9 @@ export function showStep(page, name, step) {
   let closed = false;
   let view = null;
   const crosshair = new Crosshair();
-  const go = (to) => { if (to !== null && to !== undefined) location.hash = runAddress(name, to); };
+  const go = (to) => {
+    if (to !== null && to !== undefined) location.hash = runAddress(name, to);
+  };
   const title = element("h1", {}, `Step ${count(step)}`);
   const lead = element("p", { class: "lead" }, "Reading…");
   const walk = element("div", { class: "walk" });
@@ -22,21 +24,31 @@ export function showStep(page, name, step) {
   const tensors = element("section", { class: "tensors" });
   const batch = element("section", { class: "batch" });
   const chart = new Chart({
-    ...PANELS[0], bare: false, title: "Around this step", height: 200,
+    ...PANELS[0],
+    bare: false,
+    title: "Around this step",
+    height: 200,
     how: "The gradient norm of the steps around it; click one to open it.",
   }, { crosshair, zoom: () => {}, reset: () => {}, open: go });
-  page.append(element("div", { class: "headline" }, element("div", {}, title, lead), walk), facts, chart.element, tensors, batch);
+  page.append(element("div", { class: "headline" }, element("div", {}, title, lead), walk), facts,
+    chart.element, tensors, batch);
 
   /** What happened, in a sentence. */
   function whatHappened({ clip }) {
     const norm = significant(clip.norm_before);
-    const more = view.times ? `, ${significant(view.times, 3)} times the median of the ${view.ordinary} steps before` : "";
+    const more = view.times
+      ? `, ${significant(view.times, 3)} times the median of the ${view.ordinary} steps before`
+      : "";
     if (clip.action === "skip") {
       const where = clip.first_non_finite ? `, first in ${clip.first_non_finite}` : "";
-      return `This step was skipped: ${clip.skip_reason ?? "its gradient could not be used"}${where}. Parameters, moments and schedule did not change.`;
+      const why = clip.skip_reason ?? "its gradient could not be used";
+      return `This step was skipped: ${why}${where}. `
+        + "Parameters, moments and schedule did not change.";
     }
     if (clip.action === "clip") {
-      return `The gradient norm was ${norm}${more}, and was cut to ${significant(clip.norm_after)}, by ${significant(100 * (1 - clip.coefficient), 3)} %.`;
+      const after = significant(clip.norm_after);
+      const cut = significant(100 * (1 - clip.coefficient), 3);
+      return `The gradient norm was ${norm}${more}, and was cut to ${after}, by ${cut} %.`;
     }
     return `The gradient norm was ${norm}${more}. Clipping did not change it.`;
   }
@@ -47,47 +59,57 @@ export function showStep(page, name, step) {
   function showFacts(event, settings) {
     const { clip } = event;
     const setting = (key) => settings.find(({ name }) => name === key)?.value ?? "–";
-    const fact = (label, value, hint = null) => element("div", {}, element("dt", {}, label), element("dd", {}, value, hint ? element("small", {}, hint) : null));
+    const fact = (label, value, hint = null) =>
+      element("div", {}, element("dt", {}, label),
+        element("dd", {}, value, hint ? element("small", {}, hint) : null));
     const order = orderOf(setting("clip"));
-    fill(facts,
-      fact("action", clip.action),
-      fact("policy", setting("clip")),
-      fact("norm before", significant(clip.norm_before, 6), `${order === null ? "Euclidean" : `of order ${order}`}, over all tensors`),
+    fill(facts, fact("action", clip.action), fact("policy", setting("clip")),
+      fact("norm before", significant(clip.norm_before, 6),
+        `${order === null ? "Euclidean" : `of order ${order}`}, over all tensors`),
       fact("threshold", significant(clip.threshold, 6)),
       fact("coefficient", significant(clip.coefficient, 6)),
-      fact("norm after", significant(clip.norm_after, 6)),
-      clip.cosine === null ? null :
-        fact("cosine", significant(clip.cosine, 6), clip.cosine < 0.999999 ? "direction changed" : "direction kept"),
-      clip.clipped_share ? fact("elements changed", `${significant(100 * clip.clipped_share, 3)} %`) : null,
-      clip.non_finite ? fact("not finite", `${count(clip.non_finite)} elements`) : null,
+      fact("norm after", significant(clip.norm_after, 6)), clip.cosine === null
+      ? null
+      : fact("cosine", significant(clip.cosine, 6),
+        clip.cosine < 0.999999 ? "direction changed" : "direction kept"), clip.clipped_share
+      ? fact("elements changed", `${significant(100 * clip.clipped_share, 3)} %`)
+      : null, clip.non_finite ? fact("not finite", `${count(clip.non_finite)} elements`) : null,
       fact("loss", significant(event.loss, 6), "nats per token"),
       fact("learning rate", significant(event.lr, 5)));
   }
 
   function showTensors(event, policy) {
     const euclidean = orderOf(policy) === null;
-    const longest = Math.max(...view.tensors.map(({ norm, median }) => Math.max(norm, median ?? 0)), 1e-300);
+    const longest = Math.max(...view.tensors.map(({ norm, median }) => Math.max(norm, median ?? 0)),
+      1e-300);
     const ratios = event.update_ratios ?? {};
     const rows = view.tensors.map(({ name: tensor, norm, median, times, far, share }) => {
       const bar = element("div", { class: "length" },
-        element("i", { style: { width: `${(100 * norm) / longest}%` } }),
-        median ? element("b", { style: { left: `${(100 * median) / longest}%` }, title: `median ${significant(median)}` }) : null);
-      return element("tr", { class: far ? "far" : null },
-        element("th", { scope: "row" }, tensor), element("td", { class: "c-bar" }, bar),
-        element("td", {}, significant(norm)), element("td", {}, significant(median)),
+        element("i", { style: { width: `${(100 * norm) / longest}%` } }), median
+        ? element("b", { style: { left: `${(100 * median) / longest}%` },
+          title: `median ${significant(median)}` })
+        : null);
+      return element("tr", { class: far ? "far" : null }, element("th", { scope: "row" }, tensor),
+        element("td", { class: "c-bar" }, bar), element("td", {}, significant(norm)),
+        element("td", {}, significant(median)),
         element("td", {}, times === null ? "–" : `${significant(times, 3)}×`),
         element("td", {}, euclidean ? `${significant(100 * share, 3)} %` : "–"),
         element("td", {}, ratios[tensor] === undefined ? "–" : significant(ratios[tensor], 3)));
     });
-    fill(tensors,
-      element("h2", {}, "Tensors"),
-      element("p", { class: "how" }, rows.length
-        ? `Largest first. The tick in a bar is the tensor's median over the ${count(view.ordinary)} steps before; coloured rows exceed three times that.`
-        : "No tensor had a finite gradient at this step."));
+    fill(tensors, element("h2", {}, "Tensors"), element("p", { class: "how" }, rows.length
+      ? "Largest first. The tick in a bar is the tensor's median over the "
+        + `${count(view.ordinary)} steps before; coloured rows exceed three times that.`
+      : "No tensor had a finite gradient at this step."));
     if (rows.length) {
-      tensors.append(element("div", { class: "scroll" }, element("table", {},
-        element("thead", {}, element("tr", {}, ["tensor", "", "norm", "median", "times", "share of square", "update / weights"].map((label) => element("th", { scope: "col" }, label)))),
-        element("tbody", {}, rows))));
+      tensors.append(
+        element("div", { class: "scroll" },
+          element("table", {},
+            element("thead", {},
+              element("tr", {},
+                ["tensor", "", "norm", "median", "times", "share of square", "update / weights"]
+                  .map((label) => element("th", { scope: "col" }, label)))),
+            element("tbody", {}, rows))),
+      );
     }
   }
 
@@ -95,20 +117,25 @@ export function showStep(page, name, step) {
     const { rows, problem } = await ask("batch", { run: name, step });
     if (closed) return;
     const first = rows.slice(0, 8);
-    const lines = (texts, from) => element("ol", { start: String(from) }, texts.map((text) => element("li", {}, text)));
-    fill(batch,
-      element("h2", {}, "Batch"),
-      element("p", { class: "how" }, problem ? `${sentence(problem)}.` : `The ${count(rows.length)} rows of text that gave this gradient.`),
-      lines(first, 1));
+    const lines = (texts, from) =>
+      element("ol", { start: String(from) }, texts.map((text) => element("li", {}, text)));
+    fill(batch, element("h2", {}, "Batch"), element("p", { class: "how" }, problem
+      ? `${sentence(problem)}.`
+      : `The ${count(rows.length)} rows of text that gave this gradient.`), lines(first, 1));
     if (rows.length > first.length) {
-      batch.append(element("details", {}, element("summary", {}, `${count(rows.length - first.length)} more rows`), lines(rows.slice(8), 9)));
+      batch.append(
+        element("details", {},
+          element("summary", {}, `${count(rows.length - first.length)} more rows`),
+          lines(rows.slice(8), 9)),
+      );
     }
   }
 
   function showWalk() {
-    const link = (label, to, hint) => button(label, () => go(to), { class: "quiet", title: hint, disabled: to === null });
-    fill(walk,
-      link("← previous", view.previous, "Previous step (←)"), link("next →", view.next, "Next step (→)"),
+    const link = (label, to, hint) =>
+      button(label, () => go(to), { class: "quiet", title: hint, disabled: to === null });
+    fill(walk, link("← previous", view.previous, "Previous step (←)"),
+      link("next →", view.next, "Next step (→)"),
       link("previous clipped", view.previous_acted, "Previous clipped step (p)"),
       link("next clipped", view.next_acted, "Next clipped step (n)"));
   }
@@ -117,7 +144,8 @@ export function showStep(page, name, step) {
     const [found, about, series] = await Promise.all([
       ask("step", { run: name, step }),
       ask("run", { run: name }),
-      ask("series", { run: name, from: Math.max(0, step - AROUND), to: step + AROUND, points: 4 * AROUND }),
+      ask("series", { run: name, from: Math.max(0, step - AROUND), to: step + AROUND,
+        points: 4 * AROUND }),
     ]);
     if (closed) return;
     view = found;
@@ -146,5 +174,6 @@ export function showStep(page, name, step) {
     closed = true;
     chart.close();
   }
-  return { close, keys, title: `Step ${count(step)} · ${shortName(name)}`, crumbs: [[shortName(name), runAddress(name)], [`step ${count(step)}`]] };
+  return { close, keys, title: `Step ${count(step)} · ${shortName(name)}`,
+    crumbs: [[shortName(name), runAddress(name)], [`step ${count(step)}`]] };
 }

@@ -38,6 +38,8 @@ const FILES: [(&str, &str, &str); 19] = [
     asset!("panels.js"),
     asset!("charts.js"),
     asset!("axes.js"),
+    asset!("marks.js"),
+    asset!("series.js"),
     asset!("heat.js"),
     asset!("compare.js"),
     asset!("problem.js"),

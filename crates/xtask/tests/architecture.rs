@@ -265,6 +265,32 @@ fn every_crate_has_the_lints_of_the_workspace() {
     assert_eq!(own, expected);
 }
 
+/// Those of the page, without what is vendored.
+#[test]
+fn assets_have_lines_and_sizes_that_can_be_read() {
+    let folder = root().join("crates/shears-dash/assets");
+    let mut checked = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() <= 500, "{}", path.display());
+        for (number, line) in text.lines().enumerate() {
+            let width = line.chars().count();
+            assert!(
+                width <= 100,
+                "{}:{}: {width} columns",
+                path.display(),
+                number + 1
+            );
+        }
+        checked += 1;
+    }
+    assert!(checked > 10, "only {checked} files were found");
+}
+
 #[test]
 fn files_are_of_a_size_that_can_be_read() {
     let mut open = vec![root().join("crates")];
