@@ -156,7 +156,7 @@ macro_rules! rules {
         $(#[$doc:meta])*
         $Rule:ident = $name:literal, $role:ident, $scope:ident, $source:literal {
             $( $(#[$field_doc:meta])* $field:ident: $type:ty = $parameter:expr; )*
-        } $( with { $($fact:ident: $value:expr),+ } )?
+        } $( => { $($fact:ident: $value:expr),+ } )?
     )*) => {
         /// One rule of a policy. `CLIPPING.md` has its equation, source and advice.
         #[derive(Clone, Copy, Debug, PartialEq)]
@@ -250,7 +250,7 @@ rules! {
     Value = "value", Gradients, Elements, "Mikolov 2012; char-rnn (Karpathy 2015)" {
         /// The bound C.
         threshold: Threshold = first("threshold", "C");
-    } with { clamps: true }
+    } => { clamps: true }
     /// Clips each tensor separately: `g C / N` if its norm N exceeds C. Tensors are scaled by
     /// different factors, so the gradient as a whole can turn.
     Norm = "norm", Gradients, Tensors, "Keras clipnorm, TensorFlow clip_by_norm" {
@@ -258,7 +258,7 @@ rules! {
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
-    } with { order: Some(order) }
+    } => { order: Some(order) }
     /// Clips all tensors as one vector: `g C / N` if its norm N exceeds C (Pascanu, Mikolov and
     /// Bengio 2013). Keeps the direction.
     GlobalNorm = "global-norm", Gradients, All, "Pascanu, Mikolov and Bengio 2013, algorithm 1" {
@@ -266,7 +266,7 @@ rules! {
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
-    } with { order: Some(order) }
+    } => { order: Some(order) }
     /// Clips each named group of tensors as one vector, by its Euclidean norm.
     GroupNorm = "group-norm", Gradients, Tensors, "Megatron-LM grad_norm_group" {
         /// The bound C of each group's norm.
@@ -277,7 +277,7 @@ rules! {
     BlockRms = "block-rms", Gradients, Tensors, "Shazeer and Stern 2018, section 6" {
         /// The bound C of each tensor's root mean square.
         threshold: Threshold = first("threshold", "C");
-    } with { needs_sizes: true }
+    } => { needs_sizes: true }
     /// Scales all tensors as one vector to the norm C, even if its norm is smaller.
     Normalize = "normalize", Gradients, All, "Hazan, Levy and Shalev-Shwartz 2015" {
         /// The norm C after the step.
@@ -293,7 +293,7 @@ rules! {
         /// The axis of the units, overriding the axes of the tensors
         /// ([`Gradient::with_units`](crate::Gradient::with_units)).
         unit: Option<UnitAxis> = key("unit", "last|first", None);
-    } with { needs_parameters: true }
+    } => { needs_parameters: true }
     /// Clips all tensors as one vector to a percentile of all norms so far (Seetharaman et al.
     /// 2020, AutoClip).
     AutoClip = "autoclip", Gradients, All, "Seetharaman et al. 2020" {
@@ -311,7 +311,7 @@ rules! {
         warmup: Steps<1> = key("warmup", "N", Steps::constant(25));
         /// The bound of the norm at every step.
         max: Threshold = key("max", "C", Threshold::constant(1.0));
-    } with { warm_up: warmup.get() }
+    } => { warm_up: warmup.get() }
     /// Clips each tensor to a multiple of its own running norm (Wang et al. 2025, AdaGC).
     AdaGc = "adagc", Gradients, Tensors, "Wang et al. 2025, algorithm 1" {
         /// The bound of the norm of all tensors during warm-up.
@@ -322,7 +322,7 @@ rules! {
         beta: Decay = key("beta", "B", Decay::constant(0.98));
         /// The step, counted from 1, from which the multiple applies.
         warmup: u32 = key("warmup", "N", 100);
-    } with { warm_up: warmup.saturating_sub(1) }
+    } => { warm_up: warmup.saturating_sub(1) }
     /// Clips all tensors as one vector to a multiple of the median norm of the previous steps
     /// (ScaledAdam in icefall).
     Median = "median", Gradients, All, "icefall ScaledAdam" {
@@ -330,7 +330,7 @@ rules! {
         factor: Threshold = first("factor", "K");
         /// The number of steps in the median.
         window: Steps<1> = key("window", "N", Steps::constant(100));
-    } with { steps_needed: window.get().min(FEWEST_NORMS) }
+    } => { steps_needed: window.get().min(FEWEST_NORMS) }
     /// Skips steps whose loss or norm is an outlier (OLMo, llm.c).
     Skip = "skip", Guard, All, "OLMo-core SkipStepOptimizer, llm.c" {
         /// The number of standard deviations above the mean beyond which a step is an outlier.
@@ -339,7 +339,7 @@ rules! {
         window: Steps<2> = key("window", "N", Steps::constant(128));
         /// The largest number of steps skipped in a row.
         limit: Steps<1> = key("limit", "N", Steps::constant(10));
-    } with { steps_needed: (window.get() / 2).max(2) }
+    } => { steps_needed: (window.get() / 2).max(2) }
     /// Inside Adam: divides the learning rate of a tensor by `max(1, RMS / C)`, where RMS is the
     /// root mean square of `g / sqrt(v)` (Wortsman et al. 2023, StableAdamW).
     UpdateRms = "update-rms", Adam, Elements, "Wortsman et al. 2023, algorithm 2" {

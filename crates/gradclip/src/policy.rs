@@ -8,7 +8,7 @@ use core::fmt;
 use core::str::FromStr;
 
 use crate::clip_rule::{ClipRole, ClipRule, Parameters};
-use crate::text::{Text, suggestion};
+use crate::text::{Text, names, suggestion};
 use crate::threshold::{NormOrder, PolicyError, UnitAxis};
 
 /// A chain of clipping rules, applied from left to right.
@@ -196,30 +196,17 @@ fn unknown(text: Text<'_>, name: &str, names: impl Iterator<Item = &'static str>
     text.error(name, format!("unknown policy `{name}`{hint}"))
 }
 
-/// The text form of each rule for non-finite values.
-const NON_FINITE: [(&str, NonFinite); 3] = [
-    ("error", NonFinite::Error),
-    ("skip", NonFinite::Skip),
-    ("zero", NonFinite::Zero),
-];
-
-impl fmt::Display for NonFinite {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let own = NON_FINITE.iter().find(|(_, rule)| rule == self);
-        formatter.write_str(own.map_or("", |(name, _)| name))
-    }
-}
+names!(NonFinite: Error = "error", Skip = "skip", Zero = "zero");
 
 impl FromStr for NonFinite {
     type Err = PolicyError;
 
     fn from_str(input: &str) -> Result<NonFinite, PolicyError> {
-        let known = NON_FINITE.iter().find(|(name, _)| *name == input);
-        known.map(|(_, rule)| *rule).ok_or_else(|| {
-            let hint = suggestion(input, &NON_FINITE.map(|(name, _)| name));
+        NonFinite::named(input).ok_or_else(|| {
+            let hint = suggestion(input, NonFinite::NAMES);
             let text = Text {
                 whole: input,
-                accepted: "error, skip, zero",
+                accepted: &NonFinite::NAMES.join(", "),
             };
             text.error(input, format!("unknown rule `{input}`{hint}"))
         })

@@ -173,20 +173,39 @@ impl<const LEAST: u32> Value for Steps<LEAST> {
     }
 }
 
+/// Prints an enum without fields by the names of its values, and finds a value by its name.
+macro_rules! names {
+    ($Enum:ident: $($Value:ident = $name:literal),+) => {
+        impl $Enum {
+            pub(crate) const NAMES: &'static [&'static str] = &[$($name),+];
+
+            pub(crate) fn named(name: &str) -> Option<$Enum> {
+                match name {
+                    $($name => Some($Enum::$Value),)+
+                    _ => None,
+                }
+            }
+        }
+
+        impl fmt::Display for $Enum {
+            fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str(match self { $($Enum::$Value => $name),+ })
+            }
+        }
+    };
+}
+pub(crate) use names;
+
+names!(UnitAxis: Last = "last", First = "first");
 value!(
     Option<UnitAxis>,
-    |text, part, what| match part {
-        "last" => Ok(Some(UnitAxis::Last)),
-        "first" => Ok(Some(UnitAxis::First)),
-        _ => {
-            let problem = format!("the {what} `{part}` is neither `last` nor `first`");
-            Err(text.error(part, problem))
-        }
+    |text, part, what| {
+        let axis = UnitAxis::named(part);
+        let names = UnitAxis::NAMES.join("` nor `");
+        let unknown = || text.error(part, format!("the {what} `{part}` is neither `{names}`"));
+        axis.map(Some).ok_or_else(unknown)
     },
-    |value| value.map_or("", |axis| match axis {
-        UnitAxis::First => "first",
-        UnitAxis::Last => "last",
-    })
+    |value| value.map_or(String::new(), |axis| axis.to_string())
 );
 
 impl fmt::Display for Threshold {
