@@ -272,7 +272,7 @@ fn the_next_experiment_never_lengthens_steps() {
     assert_eq!(next(&[0.5; 300], false, 3.0), "--steps 600");
 }
 
-/// Under an optimizer of Adam's kind a tight threshold is no learning rate.
+/// Under an optimizer of Adam's kind a tight threshold is not a learning rate.
 #[test]
 fn adaptive_optimizers_are_not_called_throttled() {
     let judged = |text: &str, adaptive: bool| {

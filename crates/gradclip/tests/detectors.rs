@@ -233,7 +233,7 @@ fn skip_judges_the_raw_gradient_at_any_position() {
 
 #[test]
 fn an_outlier_loss_is_skipped_as_in_llm_c() {
-    // llm.c: 256 uniform values are no outliers, and then 10 is more than 5 deviations away.
+    // llm.c: 256 uniform values are not outliers, and then 10 is more than 5 deviations away.
     let mut clipper = clipper("skip:5", NonFinite::Error);
     let mut random = Random(1337);
     for _ in 0..256 {

@@ -206,7 +206,7 @@ mod tests {
         }
         for unknown in ["utf-99", "iso-2022-kr", ""] {
             let error = unknown.parse::<Encoding>().unwrap_err().to_string();
-            assert!(error.contains("is no encoding"), "{error}");
+            assert!(error.contains("unknown encoding"), "{error}");
         }
     }
 

@@ -72,7 +72,7 @@ pub enum DataError {
 
     /// An unknown encoding.
     #[error(
-        "{given:?} is no encoding: use utf-8, utf-16, latin1, windows-1252 or another name of the \
+        "unknown encoding {given:?}: use utf-8, utf-16, latin1, windows-1252 or another name of the \
          WHATWG's list"
     )]
     UnknownEncoding {

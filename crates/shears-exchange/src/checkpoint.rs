@@ -172,7 +172,7 @@ impl Found<'_> {
             3 => Architecture::Gru,
             4 => Architecture::Lstm,
             gates => {
-                let problem = format!("has an RNN with {gates} gates, which is none of PyTorch's");
+                let problem = format!("has an RNN with {gates} gates, which PyTorch does not have");
                 return Err(ExchangeError::refused(self.path, problem));
             }
         };

@@ -14,7 +14,7 @@ use crate::error::ExchangeError;
 /// The most bytes of a JSON file; a vocabulary of half a million tokens has a tenth of that.
 const JSON_MAX: u64 = 100 << 20;
 
-/// Opens a regular file, unless its first bytes show that it is no part of a model.
+/// Opens a regular file, unless its first bytes show that it is not part of a model.
 ///
 /// # Errors
 ///

@@ -2,7 +2,7 @@
 
 /// A text that is not the name of a value of an enum defined by [`named_enum!`](crate::named_enum).
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{given}` is no {kind}: {}", names.join(", "))]
+#[error("unknown {kind} `{given}`: choose one of {}", names.join(", "))]
 pub struct UnknownName {
     /// The text.
     pub given: String,
@@ -107,9 +107,15 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_valid_ones() {
         let error = "fly".parse::<Gait>().unwrap_err();
-        assert_eq!(error.to_string(), "`fly` is no gait: walk, run");
+        assert_eq!(
+            error.to_string(),
+            "unknown gait `fly`: choose one of walk, run"
+        );
         let text: StrDeserializer<'_, Error> = "fly".into_deserializer();
         let error = Gait::deserialize(text).unwrap_err();
-        assert_eq!(error.to_string(), "`fly` is no gait: walk, run");
+        assert_eq!(
+            error.to_string(),
+            "unknown gait `fly`: choose one of walk, run"
+        );
     }
 }

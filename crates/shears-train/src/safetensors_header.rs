@@ -18,7 +18,7 @@ const HEADER_MAX: u64 = 100_000_000;
 const MOST_TENSORS: usize = 100_000;
 /// The most bytes of a tensor's name.
 const LONGEST_NAME: usize = 10_000;
-/// The key that is no tensor.
+/// The key of the metadata, which is not a tensor.
 const METADATA: &str = "__metadata__";
 
 /// The start of an `f32` safetensors file: the length of the header, then the header with names,

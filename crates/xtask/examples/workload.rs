@@ -86,7 +86,7 @@ impl Workload {
                 dropout: 0.2,
                 ..transformer
             },
-            _ => return Err(format!("`{preset}` is no preset")),
+            _ => return Err(format!("unknown preset `{preset}`")),
         })
     }
 

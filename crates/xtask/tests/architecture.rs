@@ -219,7 +219,7 @@ fn the_edges_between_crates_are_as_drawn() {
         let name = name.trim().to_string();
         assert!(
             below.remove(&name),
-            "{name} is no crate, or drawn below one that names it"
+            "{name} is not a crate, or is drawn below one that names it"
         );
         let targets = targets.split(',').map(str::trim);
         let targets: BTreeSet<String> = targets

@@ -45,7 +45,7 @@ fn vocabulary(model: &Value) -> Result<HashMap<&str, u64>, String> {
             .map(|(entry, id)| match entry.get(0).and_then(Value::as_str) {
                 Some(token) => Ok((token, id)),
                 None => Err(format!(
-                    "entry {id} of `model.vocab` is no pair of token and score"
+                    "entry {id} of `model.vocab` is not a pair of token and score"
                 )),
             })
             .collect(),
@@ -112,7 +112,7 @@ fn check_merges(vocabulary: &HashMap<&str, u64>, model: &Value) -> Result<(), St
             _ => merge[0].as_str().zip(merge[1].as_str()),
         };
         let (left, right) =
-            pair.ok_or_else(|| format!("entry {place} of `model.merges` is no pair of tokens"))?;
+            pair.ok_or_else(|| format!("entry {place} of `model.merges` is not a pair of tokens"))?;
         // The library cuts this off whether or not the token starts with the prefix.
         let rest = right.get(prefix.len()..);
         let merged = rest.map(|rest| format!("{left}{rest}"));

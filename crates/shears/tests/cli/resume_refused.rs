@@ -24,7 +24,7 @@ fn changed_flags_are_listed() {
     let message = scratch.run("train --resume b --model gru").failed(2);
     let listed = "(model: the run has \"lstm\", not \"gru\");";
     assert!(message.contains(listed), "{message}");
-    // The same value again is no change.
+    // The same value again does not change anything.
     scratch
         .run("train --resume b --hidden 16 --quiet")
         .succeeded();

@@ -54,7 +54,7 @@ fn flags_that_do_not_belong_are_refused() {
     let scratch = Scratch::new();
     for (setting, choice, words) in cases() {
         let train = "train --quiet --out run";
-        // Of bench, what it does not use is no flag.
+        // `bench` has no flags for what it does not use.
         let bench = Some("bench").filter(|_| !setting.starts_with("max-skips"));
         for command in std::iter::once(train).chain(bench) {
             let message = scratch

@@ -72,7 +72,7 @@ impl Message {
     fn messages(&self, number: u64) -> Vec<Message> {
         let parse = |field: &Field| match field {
             Field::Bytes(bytes) => Message::parse(bytes),
-            other => panic!("{other:?} is no message"),
+            other => panic!("{other:?} is not a message"),
         };
         self.fields(number).iter().map(parse).collect()
     }
@@ -87,7 +87,7 @@ impl Message {
     fn double(&self, number: u64) -> f64 {
         match self.fields(number) {
             [Field::Double(value)] => *value,
-            other => panic!("{other:?} is no number"),
+            other => panic!("{other:?} is not a number"),
         }
     }
 

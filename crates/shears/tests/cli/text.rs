@@ -307,7 +307,7 @@ fn lost_characters_of_a_tokenizer_are_reported() {
     // One word in thirty begins with another letter than comes back.
     let some = format!("Red green blue {}", "red green blue ".repeat(19)).repeat(10);
     let said = train(&some, "").succeeded();
-    // The last tenth is for validation, and the last space is no token.
+    // The last tenth is for validation, and the last space is not a token.
     has(&said, "note: the tokenizer loses 1");
     assert!(
         said.contains(", most of all 'R'; bits per character are"),
