@@ -33,9 +33,8 @@ use report::Reporter;
 ///
 /// save_file({n: p.grad for n, p in model.named_parameters()}, "step0.safetensors")
 ///
-/// (with `if p.grad is not None` inside the braces if some parameters are frozen). Files in
-/// --out-dir keep names, shapes, types and metadata; gradients that are not clipped keep their
-/// bits.
+/// (with `if p.grad is not None` inside the braces if some parameters are frozen). Files in --out
+/// keep names, shapes, types and metadata; gradients that are not clipped keep their bits.
 ///
 /// JSON keys: step, action (keep, clip or skip), norm_before, norm_after, coefficient, threshold,
 /// non_finite, tensors.[].{name, norm_before, norm_after, coefficient, non_finite}. Values that are
@@ -83,8 +82,8 @@ pub(crate) struct ClipArguments {
     /// written]
     ///
     /// Created if it does not exist. Existing files in it are replaced, but never an input.
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) out_dir: Option<PathBuf>,
+    #[arg(long, alias = "out-dir", value_name = "FOLDER", value_hint = ValueHint::DirPath)]
+    pub(crate) out: Option<PathBuf>,
 
     /// Print one JSON object per step
     #[arg(long)]
@@ -93,22 +92,22 @@ pub(crate) struct ClipArguments {
 
 const EXAMPLES: &str = "Examples:
   shears clip step0.safetensors --clip global-norm:1
-  shears clip grads/*.safetensors --clip zclip --non-finite skip --out-dir clipped
+  shears clip grads/*.safetensors --clip zclip --non-finite skip --out clipped
   shears clip step0.safetensors --clip agc:0.01,unit=first --params model.safetensors
   shears clip step0.safetensors --clip value:5+global-norm:1 --json
-  shears clip step7.safetensors --clip autoclip:10 --state history.json --out-dir clipped";
+  shears clip step7.safetensors --clip autoclip:10 --state history.json --out clipped";
 
 pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     let policy: ClipPolicy = arguments.clip.parse()?;
     let non_finite: NonFinite = arguments.non_finite.parse()?;
     check_policy(&policy, arguments)?;
     let sources = check_sources(arguments)?;
-    if let Some(folder) = &arguments.out_dir {
+    if let Some(folder) = &arguments.out {
         check_targets(folder, arguments, &sources)?;
     }
     let params = arguments.params.as_deref();
     let params = params.map(Parameters::read).transpose()?;
-    if let Some(folder) = &arguments.out_dir {
+    if let Some(folder) = &arguments.out {
         let create = fs::create_dir_all(folder);
         create.with_context(|| format!("cannot create {}", folder.display()))?;
         // A path like `new/..` only resolves now.
@@ -263,7 +262,7 @@ impl Parameters {
 
 /// The file for the clipped gradients of this file.
 fn target(arguments: &ClipArguments, path: &Path) -> Option<PathBuf> {
-    let folder = arguments.out_dir.as_ref()?;
+    let folder = arguments.out.as_ref()?;
     Some(folder.join(path.file_name()?))
 }
 
@@ -314,7 +313,7 @@ fn check_targets(
     sources: &[(PathBuf, &Path)],
 ) -> Result<(), Misuse> {
     if folder.exists() && !folder.is_dir() {
-        misuse!("--out-dir {} is not a folder", folder.display());
+        misuse!("--out {} is not a folder", folder.display());
     }
     let mut names: BTreeMap<&OsStr, &Path> = BTreeMap::new();
     for path in &arguments.steps {
@@ -329,11 +328,11 @@ fn check_targets(
         };
         if !existing.is_file() {
             let target = target.display();
-            misuse!("{target} exists and is not a regular file; choose another --out-dir");
+            misuse!("{target} exists and is not a regular file; choose another --out");
         }
         if let Some((_, source)) = sources.iter().find(|(source, _)| *source == existing) {
             misuse!(
-                "{} would be overwritten by the clipped gradients; choose another --out-dir",
+                "{} would be overwritten by the clipped gradients; choose another --out",
                 source.display()
             );
         }

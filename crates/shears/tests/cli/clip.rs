@@ -94,7 +94,7 @@ fn every_type_is_clipped_in_its_own() {
             tensor("a", dtype, &[], &[4.0]),
         ];
         let scratch = with_files(&[("s.safetensors", &tensors)]);
-        let clip = "clip s.safetensors --json --out-dir new/out --clip";
+        let clip = "clip s.safetensors --json --out new/out --clip";
         let lines = scratch.run(&format!("{clip} global-norm:1")).json();
         assert_eq!(lines[0]["norm_before"], 5.0);
         let written = tensors_in(&scratch, "new/out/s.safetensors");
@@ -184,7 +184,7 @@ fn nothing_to_clip() {
         "zclip",
     ] {
         let all = files.join(" ");
-        let lines = scratch.run(&format!("clip {all} --clip {policy} --out-dir out --json"));
+        let lines = scratch.run(&format!("clip {all} --clip {policy} --out out --json"));
         for line in lines.json() {
             assert_eq!(line["action"], "keep", "{policy}: {line}");
             assert_eq!([&line["norm_before"], &line["coefficient"]], [0.0, 1.0]);
@@ -226,7 +226,7 @@ fn non_finite_gradients() {
         } else {
             ""
         };
-        let flags = format!("--clip {policy} {params} --out-dir out --json");
+        let flags = format!("--clip {policy} {params} --out out --json");
         let ran = scratch.run(&format!("clip 0.st 1.st 2.st {flags}"));
         assert_eq!(ran.stdout.lines().count(), 1, "{policy}: {ran:#?}");
         let message = ran.failed(1);
@@ -240,7 +240,7 @@ fn non_finite_gradients() {
         assert!(scratch.path("out/0.st").exists());
     }
     let scratch = with_files(&files);
-    let flags = "--clip global-norm:1 --out-dir out --json --non-finite";
+    let flags = "--clip global-norm:1 --out out --json --non-finite";
     let lines = scratch
         .run(&format!("clip 0.st 1.st 2.st {flags} skip"))
         .json();
@@ -295,7 +295,7 @@ fn a_policy_that_learns_sees_one_run() {
     ] {
         let run = |files: &[String], out: &str| {
             let (files, flags) = (files.join(" "), "--non-finite skip --json");
-            let clip = format!("clip {files} --clip {policy} {flags} --out-dir {out}");
+            let clip = format!("clip {files} --clip {policy} {flags} --out {out}");
             scratch.run(&clip).json()
         };
         let alone = run(&files, "alone");
@@ -322,7 +322,7 @@ fn a_policy_that_learns_sees_one_run() {
     }
     let all = files.join(" ");
     let lines = scratch.run(&format!(
-        "clip {all} --clip skip:2,window=4 --json --out-dir skip"
+        "clip {all} --clip skip:2,window=4 --json --out skip"
     ));
     let spike = lines.json().remove(5);
     assert_eq!(
@@ -349,7 +349,7 @@ fn agc_compares_with_parameters() {
         ("turned.st", &turned),
         ("other.st", &other),
     ]);
-    let agc = "clip s.st --clip agc:0.5,unit=first --out-dir out";
+    let agc = "clip s.st --clip agc:0.5,unit=first --out out";
     scratch.run(&format!("{agc} --params p.st")).succeeded();
     let expected = tensor("w", Dtype::F32, &[2, 2], &[0.3, 0.4, 0.3, 0.4]);
     assert_eq!(tensors_in(&scratch, "out/s.st"), [expected]);
@@ -384,7 +384,7 @@ fn the_header_is_kept() {
     };
     scratch.write("s.st", bytes(1.0));
     scratch
-        .run("clip s.st --clip global-norm:2.5 --out-dir out")
+        .run("clip s.st --clip global-norm:2.5 --out out")
         .succeeded();
     assert_eq!(fs::read(scratch.path("out/s.st")).unwrap(), bytes(0.5));
 }
@@ -416,7 +416,7 @@ fn a_report_to_read() {
          skipped; nothing was written & 1 of 3 steps clipped",
     );
     let text = scratch
-        .run(&format!("clip many.st {flags} --out-dir out"))
+        .run(&format!("clip many.st {flags} --out out"))
         .succeeded();
     has(&text, "1 file written to out");
     assert!(!text.contains("engaged"), "{text}");
@@ -436,7 +436,7 @@ fn empty_tensors_with_several_axes_have_no_units() {
 fn a_skipped_step_leaves_no_file_of_an_earlier_call() {
     let scratch = with_files(&[("g.st", &[f32s("a", &[f64::NAN, 3.0])])]);
     let clip = |rule: &str| {
-        let arguments = format!("clip g.st --clip global-norm:1 --non-finite {rule} --out-dir out");
+        let arguments = format!("clip g.st --clip global-norm:1 --non-finite {rule} --out out");
         scratch.run(&arguments).succeeded();
         scratch.path("out/g.st").exists()
     };

@@ -16,7 +16,7 @@ fn policies_that_files_cannot_have_are_refused() {
          --clip none --output-layer a   | --output-layer is about `agc`
                                         | --clip",
     ) {
-        scratch.refuses(2, &format!("clip s.st --out-dir out {flags}"), parts);
+        scratch.refuses(2, &format!("clip s.st --out out {flags}"), parts);
     }
     scratch.refuses(2, "clip --clip none", "STEP");
 }
@@ -28,27 +28,27 @@ fn inputs_are_never_overwritten() {
     let scratch = with_files(&names.map(|name| (name, tensors.as_slice())));
     let over = "would be overwritten";
     for [flags, parts] in rows(
-        "s.st --out-dir .               | s.st & would be overwritten
-         s.st --out-dir sub/..          | s.st & would be overwritten
-         s.st sub/s.st --out-dir out    | s.st and sub/s.st
-         s.st s.st --out-dir out        | s.st and s.st
-         s.st --out-dir p.st            | p.st is not a folder
-         s.st sub --out-dir out         | sub is not a file
+        "s.st --out .               | s.st & would be overwritten
+         s.st --out sub/..          | s.st & would be overwritten
+         s.st sub/s.st --out out    | s.st and sub/s.st
+         s.st s.st --out out        | s.st and s.st
+         s.st --out p.st            | p.st is not a folder
+         s.st sub --out out         | sub is not a file
          s.st no.st                     | no.st does not exist",
     ) {
         scratch.refuses(2, &format!("clip {flags} --clip value:1"), parts);
     }
-    let clip = "clip s.st sub/t.st --out-dir sub --clip agc:0.01 --params sub/s.st";
+    let clip = "clip s.st sub/t.st --out sub --clip agc:0.01 --params sub/s.st";
     scratch.refuses(2, clip, "sub/s.st & would be overwritten");
     #[cfg(unix)]
     {
         std::os::unix::fs::symlink(scratch.path("s.st"), scratch.path("sub/link.st")).unwrap();
         scratch.write("link.st", file_of(&tensors));
-        let clip = "clip sub/link.st --out-dir . --clip agc:0.01 --params link.st";
+        let clip = "clip sub/link.st --out . --clip agc:0.01 --params link.st";
         scratch.refuses(2, clip, over);
     }
     let folder = "new/..";
-    let ran = scratch.run(&format!("clip s.st --clip value:1 --out-dir {folder}"));
+    let ran = scratch.run(&format!("clip s.st --clip value:1 --out {folder}"));
     assert!(ran.failed(2).contains(over));
     for name in names {
         assert_eq!(tensors_in(&scratch, name), tensors, "{name}");
@@ -58,7 +58,7 @@ fn inputs_are_never_overwritten() {
     assert_eq!(lines[1]["step"], 1);
     scratch.write("out/s.st", "old");
     scratch
-        .run("clip s.st --clip value:1 --out-dir out")
+        .run("clip s.st --clip value:1 --out out")
         .succeeded();
     assert_eq!(tensors_in(&scratch, "out/s.st"), [f32s("a", &[1.0])]);
 }

@@ -74,6 +74,7 @@ fn the_output_layer_is_left_alone_by_agc() {
 #[test]
 fn an_error_leaves_no_output_of_an_earlier_call() {
     let scratch = with_steps();
+    // The flag by its earlier name.
     let clip = "clip step1.st step2.st --clip none --out-dir out";
     scratch.run(clip).succeeded();
     scratch.write("step2.st", "no tensors");

@@ -254,7 +254,7 @@ fn unsupported_features_of_a_format_are_refused_and_leave_no_files() {
     scratch.write("full/file", "");
     for [flags, part] in rows(
         "--format huggingface --out hf                | --format pytorch writes it
-         --format huggingface                         | give one with --out DIR
+         --format huggingface                         | give one with --out FOLDER
          --format huggingface --out full              | contains other files
          --format huggingface --out run/plan.toml     | is not a folder
          --format huggingface --out hf --force        | --force is for tables

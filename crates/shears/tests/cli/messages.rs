@@ -230,7 +230,7 @@ fn fifos_are_named_where_files_should_be() {
     fs::create_dir(scratch.path("out")).unwrap();
     assert!(scratch.named_pipe("out/step.safetensors"));
     let said = scratch
-        .run("clip step.safetensors --clip value:1 --out-dir out")
+        .run("clip step.safetensors --clip value:1 --out out")
         .failed(2);
     check(
         &said,

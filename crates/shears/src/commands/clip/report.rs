@@ -24,7 +24,7 @@ pub(super) struct Reporter {
     json: bool,
     title: String,
     policy: ClipPolicy,
-    out_dir: Option<PathBuf>,
+    out: Option<PathBuf>,
     /// The width of the longest file name.
     width: usize,
     /// The width of the last step number.
@@ -49,7 +49,7 @@ impl Reporter {
             json: arguments.json,
             title: format!("clipping by {policy}, non-finite gradients: {non_finite}{norms}"),
             policy: policy.clone(),
-            out_dir: arguments.out_dir.clone(),
+            out: arguments.out.clone(),
             width: lengths.max().unwrap_or(0),
             digits: last.to_string().len(),
             records: Vec::new(),
@@ -105,12 +105,12 @@ impl Reporter {
             of(|record| record.action == ClipAction::Keep),
             of(StepRecord::clipped),
             of(StepRecord::skipped),
-            match &self.out_dir {
+            match &self.out {
                 Some(folder) => {
                     let files = counted(written as u64, "file");
                     format!("{files} written to {}", folder.display())
                 }
-                None => "nothing was written (--out-dir DIR writes the gradients)".into(),
+                None => "nothing was written (--out FOLDER writes the gradients)".into(),
             }
         );
         if self.records.len() > 1 {

@@ -25,7 +25,7 @@ pub(super) fn export(
     format: ExportFormat,
 ) -> anyhow::Result<()> {
     let Some(out) = &arguments.out else {
-        misuse!("a model is exported to a folder; give one with --out DIR");
+        misuse!("a model is exported to a folder; give one with --out FOLDER");
     };
     new_file::check_folder(out, &[])?;
     let trained = Trained::open(run, arguments.checkpoint.unwrap_or(Which::Best))?;

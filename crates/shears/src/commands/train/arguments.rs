@@ -67,7 +67,7 @@ pub(crate) struct Outside {
     pub(crate) threads: Option<usize>,
 
     /// Folder of the run [default: runs/PRESET-TIME]
-    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = RUN)]
+    #[arg(long, value_name = "FOLDER", value_hint = ValueHint::DirPath, help_heading = RUN)]
     pub(crate) out: Option<PathBuf>,
 
     /// Print JSON lines instead of text
