@@ -22,7 +22,7 @@ macro_rules! asset {
 }
 
 /// Path, type and content of each file.
-const FILES: [(&str, &str, &str); 19] = [
+const FILES: [(&str, &str, &str); 21] = [
     asset!("/", "text/html; charset=utf-8", "index.html"),
     asset!("/assets/style.css", STYLE, "style.css"),
     asset!("/assets/charts.css", STYLE, "charts.css"),
