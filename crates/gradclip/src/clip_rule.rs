@@ -126,26 +126,41 @@ impl<T: Value> Parameter<T> {
     }
 }
 
-/// What else is known about a rule.
-struct Facts {
-    order: Option<NormOrder>,
-    steps_needed: u32,
-    warm_up: u32,
-    clamps: bool,
-    needs_parameters: bool,
-    needs_sizes: bool,
+/// Defines what else is known about a rule: a public function and the value for most rules. The
+/// others have theirs in the table.
+macro_rules! facts {
+    ($( $(#[$doc:meta])* $visibility:vis $fact:ident: $type:ty = $usual:expr; )*) => {
+        struct Facts { $( $fact: $type, )* }
+
+        impl Facts {
+            const USUAL: Facts = Facts { $( $fact: $usual, )* };
+        }
+
+        impl ClipRule {
+            $(
+                $(#[$doc])*
+                #[must_use]
+                $visibility fn $fact(&self) -> $type {
+                    self.facts().$fact
+                }
+            )*
+        }
+    };
 }
 
-impl Facts {
-    /// Those of most rules.
-    const USUAL: Facts = Facts {
-        order: None,
-        steps_needed: 0,
-        warm_up: 0,
-        clamps: false,
-        needs_parameters: false,
-        needs_sizes: false,
-    };
+facts! {
+    /// The order of the norm, for rules that take one.
+    pub(crate) chosen_order: Option<NormOrder> = None;
+    /// The number of steps that the rule must learn from before it judges or clips one.
+    pub steps_needed: u32 = 0;
+    /// The length of its warm-up, for rules that clip from the first step on.
+    warm_up: u32 = 0;
+    /// Whether the rule clamps the elements of gradients.
+    pub clamps: bool = false;
+    /// Whether the rule needs the parameters as well as their gradients.
+    pub needs_parameters: bool = false;
+    /// Whether the rule needs the number of elements of each tensor as well as its norm.
+    pub needs_sizes: bool = false;
 }
 
 /// The median of fewer norms is not a useful estimate.
@@ -258,7 +273,7 @@ rules! {
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
-    } => { order: Some(order) }
+    } => { chosen_order: Some(order) }
     /// Clips all tensors as one vector: `g C / N` if its norm N exceeds C (Pascanu, Mikolov and
     /// Bengio 2013). Keeps the direction.
     GlobalNorm = "global-norm", Gradients, All, "Pascanu, Mikolov and Bengio 2013, algorithm 1" {
@@ -266,7 +281,7 @@ rules! {
         threshold: Threshold = first("threshold", "C");
         /// The order p of the norm.
         order: NormOrder = key("p", "P", NormOrder::TWO);
-    } => { order: Some(order) }
+    } => { chosen_order: Some(order) }
     /// Clips each named group of tensors as one vector, by its Euclidean norm.
     GroupNorm = "group-norm", Gradients, Tensors, "Megatron-LM grad_norm_group" {
         /// The bound C of each group's norm.
@@ -366,40 +381,10 @@ impl ClipRule {
         self.chosen_order().unwrap_or(NormOrder::TWO)
     }
 
-    /// The order of the norm, for rules that take one.
-    pub(crate) fn chosen_order(&self) -> Option<NormOrder> {
-        self.facts().order
-    }
-
-    /// The number of steps that the rule must learn from before it judges or clips one.
-    #[must_use]
-    pub fn steps_needed(&self) -> u32 {
-        self.facts().steps_needed
-    }
-
     /// The number of steps that the rule must learn from before it works as it will from then on.
     #[must_use]
     pub fn steps_to_warm_up(&self) -> u32 {
-        let facts = self.facts();
-        facts.warm_up.max(facts.steps_needed)
-    }
-
-    /// Whether the rule clamps elements, which makes the largest ones equal.
-    #[must_use]
-    pub fn clamps(&self) -> bool {
-        self.facts().clamps
-    }
-
-    /// Whether the rule needs the parameters as well as their gradients.
-    #[must_use]
-    pub fn needs_parameters(&self) -> bool {
-        self.facts().needs_parameters
-    }
-
-    /// Whether the rule needs the number of elements of each tensor as well as its norm.
-    #[must_use]
-    pub fn needs_sizes(&self) -> bool {
-        self.facts().needs_sizes
+        self.warm_up().max(self.steps_needed())
     }
 }
 

@@ -25,7 +25,7 @@ use crate::threshold::{NormOrder, Threshold};
 use crate::units::Units;
 
 use adaptive::{AdaGc, AutoClip, Median, ZClip, ZScore};
-use fixed::{Agc, Fixed};
+use fixed::Fixed;
 use running::Window;
 
 pub use guard::SkipReason;
@@ -133,6 +133,7 @@ fn rule_of(rule: &ClipRule, order: NormOrder) -> Option<Box<dyn Rule>> {
         Box::new(Fixed {
             threshold,
             order,
+            units: None,
             decide,
         })
     };
@@ -148,12 +149,14 @@ fn rule_of(rule: &ClipRule, order: NormOrder) -> Option<Box<dyn Rule>> {
             lambda,
             epsilon,
             unit,
-        } => Box::new(Agc {
-            lambda,
-            units: Units {
+        } => Box::new(Fixed {
+            threshold: lambda,
+            order,
+            units: Some(Units {
                 axis: unit,
                 epsilon,
-            },
+            }),
+            decide: fixed::agc,
         }),
         ClipRule::AutoClip { percentile } => Box::new(AutoClip {
             percentile,

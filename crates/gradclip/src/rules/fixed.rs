@@ -16,6 +16,7 @@ use crate::units::Units;
 pub(super) struct Fixed {
     pub(super) threshold: Threshold,
     pub(super) order: NormOrder,
+    pub(super) units: Option<Units>,
     /// Decides from the threshold, the order of norms, and the measures.
     pub(super) decide: fn(f64, NormOrder, &[Measure]) -> Decided,
 }
@@ -27,6 +28,10 @@ impl Rule for Fixed {
 
     fn fixed_threshold(&self, step: u64) -> Option<f64> {
         Some(self.threshold.at(step))
+    }
+
+    fn units(&self) -> Option<Units> {
+        self.units
     }
 }
 
@@ -110,25 +115,8 @@ fn lengthen(measure: &Measure, by: Coefficient) -> Change {
 }
 
 /// `agc`, which compares each output unit with its parameter.
-#[derive(Clone, Debug)]
-pub(super) struct Agc {
-    pub(super) lambda: Threshold,
-    pub(super) units: Units,
-}
-
-impl Rule for Agc {
-    fn decide(&self, step: u64, measures: &[Measure]) -> Decided {
-        let lambda = self.lambda.at(step);
-        Decided::per_tensor(lambda, measures, |measure| scale_units(lambda, measure))
-    }
-
-    fn fixed_threshold(&self, step: u64) -> Option<f64> {
-        Some(self.lambda.at(step))
-    }
-
-    fn units(&self) -> Option<Units> {
-        Some(self.units)
-    }
+pub(super) fn agc(lambda: f64, _: NormOrder, measures: &[Measure]) -> Decided {
+    Decided::per_tensor(lambda, measures, |measure| scale_units(lambda, measure))
 }
 
 fn scale_units(lambda: f64, measure: &Measure) -> Change {
