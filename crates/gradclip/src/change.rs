@@ -141,7 +141,7 @@ pub(crate) fn apply(
     let mut effect = change.effect(measure, orders);
     for_each_type!(Elements, elements, values => match change {
         Change::Keep => {}
-        Change::Scale { by, .. } => effect.rounded_to_zero = Some(scale(values, *by, threads)),
+        Change::Scale { by, .. } => effect.rounded_to_zero = Some(scale_tensor(values, *by, threads)),
         Change::Clamp { by, bound } => {
             effect = clamp(values, *by, *bound, measure.squares.scale, threads);
         }
@@ -176,13 +176,37 @@ fn is_zero<E: Element>(value: E) -> bool {
 }
 
 /// Multiplies and returns how many elements underflowed to zero. Products must not overflow.
-fn scale<E: Element>(values: &mut [E], by: Coefficient, threads: usize) -> u64 {
+fn scale_tensor<E: Element>(values: &mut [E], by: Coefficient, threads: usize) -> u64 {
     scale_blocks(blocks_of(values, by), threads)
 }
 
-/// Scales each tensor by its factor, all of them in one parallel pass. Returns how many elements
-/// underflowed to zero.
-pub(crate) fn scale_all(tensors: Vec<&mut [f32]>, factors: &[f64], threads: usize) -> u64 {
+/// A function that multiplies each tensor by its factor on up to `threads` threads, and returns how
+/// many non-zero elements underflowed to zero.
+///
+/// # Contract
+///
+/// Each product is computed in `f64` and rounded once, and a factor of 1 changes no bit, so that the
+/// result equals that of [`scale`] bit for bit with any number of threads; `check_scale` of
+/// `gradclip-suite` tests this.
+///
+/// # Panics
+///
+/// If there is not one factor for each tensor.
+pub type Scale = fn(tensors: Vec<&mut [f32]>, factors: &[f64], threads: usize) -> u64;
+
+/// The default scaling of a [`Clipper`](crate::Clipper): plain loops, compiled for the target CPU of
+/// the program.
+///
+/// ```
+/// let mut weight = [3.0, -4.0, f32::MIN_POSITIVE];
+/// assert_eq!(gradclip::scale(vec![&mut weight], &[1e-9], 1), 1);
+/// assert_eq!(weight, [3e-9, -4e-9, 0.0]);
+/// ```
+///
+/// # Panics
+///
+/// If there is not one factor for each tensor.
+pub fn scale(tensors: Vec<&mut [f32]>, factors: &[f64], threads: usize) -> u64 {
     assert_eq!(tensors.len(), factors.len(), "one factor for each tensor");
     let tensors = tensors.into_iter().zip(factors);
     let changed = tensors.filter(|(_, factor)| **factor != 1.0);
@@ -383,7 +407,7 @@ impl Elements<'_> {
         let by = Coefficient::of(factor);
         match factor == 1.0 {
             true => 0,
-            false => for_each_type!(Elements, self, values => scale(values, by, threads)),
+            false => for_each_type!(Elements, self, values => scale_tensor(values, by, threads)),
         }
     }
 

@@ -5,6 +5,7 @@ use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 
+use crate::change::{Scale, scale};
 use crate::clip_rule::ClipRule;
 use crate::error::ClipError;
 use crate::gradients::Gradients;
@@ -13,7 +14,7 @@ use crate::outcome::{Clipped, Deferred, Outcome};
 use crate::policy::{ClipPolicy, NonFinite};
 use crate::report::{ClipAction, ClipReport};
 use crate::rules::{Guard, Judgement, Lesson, Link, SkipReason, links_of};
-use crate::scan::{Scale, Scan, scale, scan};
+use crate::scan::{Scan, scan};
 use crate::stages::Unscaled;
 use crate::state::{ClipperState, Lists, StateError, number_of};
 use crate::tensors::{Local, Reading, Remote, Tensors};

@@ -45,6 +45,7 @@ mod units;
 pub mod policies {}
 
 pub use adam::AdamClipping;
+pub use change::{Scale, scale};
 pub use clip::{Clipper, Decision};
 pub use clip_rule::{ClipRole, ClipRule, ClipScope, RuleForm};
 pub use element::{AsElements, Buffer, Elements, Values};
@@ -55,7 +56,7 @@ pub use outcome::{Clipped, Deferred, Outcome};
 pub use policy::{ClipPolicy, NonFinite};
 pub use report::{ClipAction, ClipReport, TensorReport};
 pub use rules::SkipReason;
-pub use scan::{Scale, Scan, Scanned, scale, scan};
+pub use scan::{Scan, Scanned, scan};
 pub use significant::significant;
 pub use simple::clip_global_norm;
 pub use stages::{Accumulated, LossScaleError, Reduced, Unscaled};

@@ -3,10 +3,9 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::change::Factors;
+use crate::change::{Factors, Scale, scale};
 use crate::gradients::Gradients;
 use crate::report::ClipReport;
-use crate::scan::{Scale, scale};
 use crate::tensors::visit_again;
 
 /// The outcome of a clipping step: gradients for the optimizer, as [`Clipped`] or [`Deferred`], or

@@ -1,10 +1,8 @@
-//! The loops over all elements of a step, reading and scaling, which a caller can replace with
-//! faster ones for `f32`.
+//! The single read of every element, which a caller can replace with a faster one for `f32`.
 
 use alloc::vec::Vec;
 
 use crate::blocks::{BLOCK_ELEMENTS, LANES, add_pairwise, map_blocks};
-use crate::change::scale_all;
 use crate::element::Element;
 
 /// The result of one read of a tensor, of `f32` unless `Magnitude` says otherwise. Non-finite
@@ -49,36 +47,6 @@ pub type Scan = fn(tensors: &[&[f32]], threads: usize) -> Vec<Scanned>;
 pub fn scan(tensors: &[&[f32]], threads: usize) -> Vec<Scanned> {
     let tensors = tensors.iter();
     tensors.map(|values| scan_any(values, threads)).collect()
-}
-
-/// A function that multiplies each tensor by its factor on up to `threads` threads, and returns how
-/// many non-zero elements underflowed to zero.
-///
-/// # Contract
-///
-/// Each product is computed in `f64` and rounded once, and a factor of 1 changes no bit, so that the
-/// result equals that of [`scale`] bit for bit with any number of threads; `check_scale` of
-/// `gradclip-suite` tests this.
-///
-/// # Panics
-///
-/// If there is not one factor for each tensor.
-pub type Scale = fn(tensors: Vec<&mut [f32]>, factors: &[f64], threads: usize) -> u64;
-
-/// The default scaling of a [`Clipper`](crate::Clipper): plain loops, compiled for the target CPU of
-/// the program.
-///
-/// ```
-/// let mut weight = [3.0, -4.0, f32::MIN_POSITIVE];
-/// assert_eq!(gradclip::scale(vec![&mut weight], &[1e-9], 1), 1);
-/// assert_eq!(weight, [3e-9, -4e-9, 0.0]);
-/// ```
-///
-/// # Panics
-///
-/// If there is not one factor for each tensor.
-pub fn scale(tensors: Vec<&mut [f32]>, factors: &[f64], threads: usize) -> u64 {
-    scale_all(tensors, factors, threads)
 }
 
 /// The plain scan, for any storage type.

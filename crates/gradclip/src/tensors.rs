@@ -5,14 +5,14 @@ use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
-use crate::change::{Change, Effect, Factors, apply, factors_of};
+use crate::change::{Change, Effect, Factors, Scale, apply, factors_of};
 use crate::element::Elements;
 use crate::error::ClipError;
 use crate::gradients::Gradients;
 use crate::measure::{Measure, Orders, measure_tensor};
 use crate::norm::Coefficient;
 use crate::rules::Link;
-use crate::scan::{Scale, Scan};
+use crate::scan::Scan;
 use crate::threshold::NormOrder;
 use crate::units::{measure_units, units_of};
 

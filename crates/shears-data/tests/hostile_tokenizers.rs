@@ -79,7 +79,7 @@ fn merges_outside_the_vocabulary_are_refused() {
         ),
         "merge 1",
     );
-    check(&bpe(r#"{"a":0}"#, "[[1]]", ""), "no pair");
+    check(&bpe(r#"{"a":0}"#, "[[1]]", ""), "not a pair");
     check(&bpe(r#"{"a":0}"#, "7", ""), "tokenizer");
 }
 
