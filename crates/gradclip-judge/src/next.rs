@@ -7,6 +7,7 @@ use crate::class::{Class, FEW_UP_TO_SHARE};
 use crate::numbers::Numbers;
 use crate::record::Run;
 use crate::statistics::median;
+use crate::update_pace::UpdatePace;
 
 /// The same run again, with these settings changed. Its [`Display`](fmt::Display) is the flags of
 /// `shears train`.
@@ -43,21 +44,26 @@ impl Next {
         let advised = advised.map(|advice| advice.policy.clone());
         let lost = matches!(class, Class::Exploded | Class::NotFinite);
         let at_best = turned_after(run).filter(|_| !lost);
-        let at_lower_rate = run.lr.filter(|_| !lost && !still_falls(run));
+        let at_other_rate = run.lr.filter(|_| !lost && !still_falls(run));
+        let at_higher_rate = at_other_rate.filter(|_| has_room(run));
         let next = match class {
             Class::TooShort => Next::steps(ENOUGH_STEPS),
             _ if advised.is_some() => Next {
                 clip: advised,
                 ..Next::default()
             },
-            Class::Off if advice.is_none() && is_cut_by_one(run, numbers) => {
+            // At the same rate a run that was lost without clipping often goes well with it, and then
+            // better than at a lower rate.
+            Class::Off | Class::Exploded if advice.is_none() && is_cut_by_one(run, numbers) => {
                 Next::clip("global-norm:1")
             }
+            // So short are its steps that the loss has hardly moved.
+            _ if at_higher_rate.is_some() => Next::rate(at_higher_rate?, 10.0),
             _ if ended_above_its_start(run) && !lost => Next::rate(run.lr?.min(HIGHEST_RATE), 0.1),
             // After that step the model only memorised its text.
             _ if at_best.is_some() => Next::steps(at_best?),
             // More or longer steps at this rate lead nowhere.
-            _ if at_lower_rate.is_some() => Next::rate(at_lower_rate?.min(HIGHEST_RATE), 0.3),
+            _ if at_other_rate.is_some() => Next::rate(at_other_rate?.min(HIGHEST_RATE), 0.3),
             // Ordinary steps were skipped, and not just a few.
             Class::NearOrdinary
                 if numbers.clipped == 0 && numbers.engaged_share() > FEW_UP_TO_SHARE =>
@@ -118,6 +124,10 @@ fn still_falls(run: &Run<'_>) -> bool {
 fn is_cut_by_one(run: &Run<'_>, numbers: &Numbers) -> bool {
     let is_above = numbers.norms.is_some_and(|norms| norms.max > 1.0);
     is_above && run.policy.is_none() && !run.adaptive
+}
+
+fn has_room(run: &Run<'_>) -> bool {
+    run.pace.as_ref().is_some_and(UpdatePace::has_room)
 }
 
 fn ended_above_its_start(run: &Run<'_>) -> bool {

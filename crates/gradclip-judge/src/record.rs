@@ -1,6 +1,8 @@
 //! The input of a judgement: what is recorded of each step, and what else is known about the run.
 
-use gradclip::{ClipAction, ClipPolicy, ClipReport, ClipRule};
+use gradclip::{ClipAction, ClipPolicy, ClipReport};
+
+use crate::update_pace::UpdatePace;
 
 /// What is recorded of one step.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -108,6 +110,8 @@ pub struct Run<'a> {
     /// The configured learning rate, if known.
     pub lr: Option<f64>,
     /// Whether the optimizer divides each element by its usual size, as Adam and RMSProp do.
+    /// Gradients that are all shortened, or clamped element by element, then give steps as long as
+    /// before.
     pub adaptive: bool,
     /// Whether the run ended because something was not finite.
     pub diverged: bool,
@@ -119,6 +123,8 @@ pub struct Run<'a> {
     pub first_non_finite: Option<String>,
     /// The mean cosine between gradients before and after, over clipped steps, if known.
     pub cosine: Option<f64>,
+    /// How fast the weights change, if known.
+    pub pace: Option<UpdatePace>,
 }
 
 impl<'a> Run<'a> {
@@ -136,12 +142,7 @@ impl<'a> Run<'a> {
             best_val_loss: None,
             first_non_finite: None,
             cosine: None,
+            pace: None,
         }
-    }
-
-    /// Whether shortening every gradient by the same factor leaves the steps as long as before: the
-    /// optimizer divides by their usual size, and no rule clamps elements.
-    pub(crate) fn makes_up_for_scale(&self) -> bool {
-        self.adaptive && !self.policy.rules().iter().any(ClipRule::clamps)
     }
 }

@@ -5,6 +5,9 @@ use std::ops::RangeInclusive;
 
 use gradclip::significant;
 
+/// Networks whose fastest matrix changes by less than this have a rate far below the best one.
+const SHORT_BELOW: f64 = 1e-3;
+
 /// How fast the weights of a model change: for each matrix, the norm of a step's update relative to
 /// that of the weights. Biases and gains do not belong here: they start at or near zero, so that
 /// any update is large relative to them.
@@ -50,6 +53,14 @@ impl UpdatePace {
     #[must_use]
     pub fn is_fast(&self) -> bool {
         self.fastest.1 > *Self::ORDINARY.end()
+    }
+
+    /// Whether steps ten times as long would still be ordinary, and these are so short that a loss
+    /// that hardly falls may fall with those.
+    pub(crate) fn has_room(&self) -> bool {
+        let fastest = self.fastest.1;
+        let stays_ordinary = 10.0 * fastest <= *Self::ORDINARY.end();
+        stays_ordinary && (fastest < SHORT_BELOW || self.is_still())
     }
 
     /// Whether a matrix hardly changes.

@@ -10,6 +10,7 @@ use crate::death::{Death, Explosion};
 use crate::next::Next;
 use crate::numbers::{Numbers, of_order, of_steps, percent, stands_out};
 use crate::record::{Run, StepRecord};
+use crate::statistics::median;
 use crate::warm_up::{WarmUp, goes_by_norm_of_all};
 
 /// A cosine below this is a change of direction worth reporting.
@@ -258,9 +259,14 @@ fn near_ordinary(run: &Run<'_>, numbers: &Numbers) -> String {
         true => "among ordinary norms",
         false => "at the upper end of the ordinary norms",
     };
-    let what = match numbers.threshold {
+    // Where it did not cut, a moving threshold may have been far above all norms.
+    let at_cuts = run.steps.iter().filter(|step| step.clipped());
+    let what = match median(at_cuts.filter_map(|step| step.threshold)) {
         Some(threshold) if !numbers.fixed => {
-            format!("the threshold ({} at the end)", significant(threshold))
+            format!(
+                "the threshold (median {} where it cut)",
+                significant(threshold)
+            )
         }
         _ => what,
     };
@@ -282,7 +288,7 @@ fn second_learning_rate(run: &Run<'_>, numbers: &Numbers) -> String {
         false => "many steps",
     };
     let what = the_threshold(numbers);
-    if run.makes_up_for_scale() {
+    if run.adaptive {
         return format!(
             "{what} sets the length of the gradient of {which}: {cut}; the optimizer divides that \
              out again, so these steps are no shorter"
@@ -350,7 +356,7 @@ fn broken_steps(run: &Run<'_>, numbers: &Numbers) -> String {
 fn notes(run: &Run<'_>, class: Class, numbers: &Numbers) -> Vec<String> {
     let mut notes = Vec::new();
     let lost = matches!(class, Class::Exploded | Class::NotFinite);
-    if class == Class::SecondLearningRate && !run.makes_up_for_scale() {
+    if class == Class::SecondLearningRate && !run.adaptive {
         notes.push(
             "these are the norms of a run that was held back, and a free run may have others; a \
              lower learning rate, or a threshold raised one step at a time, would show"

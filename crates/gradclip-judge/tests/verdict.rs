@@ -1,7 +1,7 @@
 //! The verdict on a run: every class on both sides of its limits, and the sentences.
 
 use gradclip::{ClipAction, ClipPolicy, Clipper, NonFinite, Unscaled};
-use gradclip_judge::{Class, Judgement, Run, StepRecord, Tone, judge};
+use gradclip_judge::{Class, Judgement, Run, StepRecord, Tone, UpdatePace, judge};
 
 fn policy(text: &str) -> ClipPolicy {
     text.parse().expect("a policy")
@@ -281,18 +281,34 @@ fn adaptive_optimizers_are_not_called_throttled() {
         run.adaptive = adaptive;
         judge(&run).verdict
     };
-    for (text, adaptive) in [("global-norm:1", false), ("value:1", true)] {
-        let verdict = judged(text, adaptive);
+    // Adam divides by the usual size of each element, so clamping elements shortens no step either,
+    // whether or not the clamp of a chain ever acted.
+    for text in ["global-norm:1", "value:1", "value:5+global-norm:1"] {
+        let verdict = judged(text, false);
         assert!(
             verdict.sentence.contains("as a learning rate does"),
             "{verdict}"
         );
         assert!(verdict.notes.concat().contains("held back"), "{verdict}");
+        let verdict = judged(text, true);
+        assert_eq!(verdict.class, Class::SecondLearningRate);
+        assert!(verdict.sentence.contains("no shorter"), "{verdict}");
+        assert!(!verdict.to_string().contains("held back"), "{verdict}");
     }
-    let verdict = judged("global-norm:1", true);
-    assert_eq!(verdict.class, Class::SecondLearningRate);
-    assert!(verdict.sentence.contains("no shorter"), "{verdict}");
-    assert!(!verdict.to_string().contains("held back"), "{verdict}");
+}
+
+/// A threshold that moves is named where it cut: at the end it may be above all norms.
+#[test]
+fn a_moving_threshold_is_the_one_that_cut() {
+    let policy = policy("zclip");
+    let steps = (1..=299).map(|number| match number % 30 {
+        0 => step(number, 0.85, Some(0.8)),
+        _ => step(number, 0.6, Some(1.0)),
+    });
+    let verdict = judge(&Run::new(&policy, steps)).verdict;
+    assert_eq!(verdict.class, Class::NearOrdinary);
+    let place = "the threshold (median 0.8 where it cut) lies at the upper end";
+    assert!(verdict.sentence.contains(place), "{verdict}");
 }
 
 /// What would be the same run again is not proposed.
@@ -348,6 +364,33 @@ fn a_loss_that_no_longer_falls_asks_for_a_lower_rate() {
         assert_eq!(next(1.96, norm), "--lr 0.3");
         assert_eq!(next(2.0, norm), "--lr 0.3");
         assert_eq!(next(4.1, norm), "--lr 0.1");
+    }
+}
+
+/// Where the loss has hardly fallen because the weights hardly change, a lower rate would be worse.
+#[test]
+fn a_loss_that_hardly_moves_at_a_small_rate_asks_for_a_higher_one() {
+    let next = |shares: [f64; 2], val_loss: f64| {
+        let policy = policy("global-norm:5");
+        let records = (1..=300).map(|number| StepRecord {
+            loss: Some(4.05 - 1e-4 * number as f64),
+            ..step(number, 0.5, Some(5.0))
+        });
+        let mut run = Run::new(&policy, records);
+        (run.lr, run.val_loss) = (Some(0.002), Some(val_loss));
+        let weights = [("embedding", shares[0]), ("output", shares[1])];
+        run.pace = UpdatePace::of(&weights.map(|(name, share)| (name.to_owned(), share)));
+        judge(&run).verdict.next.unwrap().to_string()
+    };
+    // An LSTM by gradient descent at 0.002 and at 0.2, and a network by Adam at 1e-6.
+    for shares in [[5.6e-8, 5e-5], [4.5e-6, 3.7e-3], [6.4e-7, 1.8e-5]] {
+        assert_eq!(next(shares, 4.0), "--lr 0.02");
+        // By chance the first batch was easier than the validation text.
+        assert_eq!(next(shares, 4.06), "--lr 0.02");
+    }
+    // Weights that change at an ordinary pace need no longer steps, or cannot take them.
+    for shares in [[1e-5, 1e-3], [1e-6, 0.011], [4e-3, 0.02]] {
+        assert_eq!(next(shares, 4.0), "--lr 0.0006");
     }
 }
 
@@ -503,9 +546,15 @@ fn a_loss_that_rose_without_a_spike_asks_for_a_lower_rate() {
         run.lr = Some(3.0);
         judge(&run)
     };
+    // Nothing that the usual threshold would have cut.
     let slow = risen(0.5);
     assert_eq!(slow.advice, None);
     assert_eq!(slow.verdict.next.unwrap().to_string(), "--lr 0.3");
+    // Where it would have cut a step, clipping is tried before the rate.
+    let longer = risen(9.0);
+    assert_eq!(longer.advice, None);
+    let next = longer.verdict.next.unwrap().to_string();
+    assert_eq!(next, "--clip global-norm:1");
     let spiked = risen(3e6);
     let words = &spiked.verdict.sentence;
     assert!(

@@ -103,7 +103,8 @@ export function showCompare(page, names) {
       readout: readout("share", percent),
     },
     { name: "speed", small: true, title: "Speed", unit: "tokens per second", height: 180,
-      zero: true, how: "The cost of each run, if it had the machine to itself.",
+      zero: true,
+      how: "How fast each run trained. Only runs that had the machine to themselves are comparable.",
       lines: lines("speed"), readout: readout("speed", count) },
   ].map((spec) => new Chart({ ...spec, nearest: true }, actions));
 

@@ -48,6 +48,8 @@ export class HeatMap {
     this.spec = spec;
     this.map = { names: [], layers: [], weights: [], step: [], values: [] };
     this.rows = [];
+    // Until the server's first answer, nothing is known to be missing.
+    this.loaded = false;
     this.relative = false;
     this.all = false;
     this.readout = element("output", { class: "readout" });
@@ -60,7 +62,7 @@ export class HeatMap {
       : null;
     this.unfold = button("", () => this.#unfold(), { class: "toggle" });
     this.how = element("p", { class: "how" }, spec.how);
-    this.none = element("p", { class: "none" }, spec.none ?? "");
+    this.none = element("p", { class: "none", hidden: true }, spec.none ?? "");
     this.element = element("section", { class: "chart", "data-chart": spec.name },
       element("header", {},
         element("h2", {}, spec.title, " ", element("span", { class: "unit" }, spec.unit)),
@@ -99,6 +101,7 @@ export class HeatMap {
       + "so rows are in alphabetical order.";
     this.how.textContent = this.spec.how + (ordered ? "" : alphabetical);
     this.map = map;
+    this.loaded = true;
     this.#arrange();
     this.#draw();
   }
@@ -200,7 +203,7 @@ export class HeatMap {
 
   #draw() {
     const empty = this.rows.length === 0 || this.map.step.length === 0;
-    this.none.hidden = !empty || !this.spec.none;
+    this.none.hidden = !this.loaded || !empty || !this.spec.none;
     this.place.hidden = empty;
     this.scale.hidden = empty;
     const { width, gutter, inner, height } = this.#layout();

@@ -166,7 +166,7 @@ export function showList(page) {
         significant(row.best?.val_loss),
         row.best ? element("small", {}, `step ${count(row.best.step)}`) : null,
       ],
-      lr: () => (row.lr === null ? "–" : String(row.lr)),
+      lr: () => (row.lr === null ? "–" : String(Number(row.lr.toPrecision(3)))),
       clipped: () => (row.clip === "none" ? "–" : percent(row.clipped_share)),
       speed: () => count(row.tokens_per_second),
       modified: () => ago(row.modified),

@@ -3,7 +3,7 @@
 import { ask, runAddress } from "./api.js";
 import { Chart, Crosshair } from "./charts.js";
 import { button, element, fill } from "./elements.js";
-import { count, sentence, shortName, significant } from "./format.js";
+import { count, percent, sentence, shortName, significant } from "./format.js";
 import { PANELS, valuesOf } from "./panels.js";
 import { showProblem } from "./problem.js";
 
@@ -47,8 +47,11 @@ export function showStep(page, name, step) {
     }
     if (clip.action === "clip") {
       const after = significant(clip.norm_after);
-      const cut = significant(100 * (1 - clip.coefficient), 3);
-      return `The gradient norm was ${norm}${more}, and was cut to ${after}, by ${cut} %.`;
+      if (clip.norm_after > clip.norm_before) {
+        return `The gradient norm was ${norm}${more}, and was raised to ${after}.`;
+      }
+      const cut = percent(1 - clip.coefficient);
+      return `The gradient norm was ${norm}${more}, and was cut to ${after}, by ${cut}.`;
     }
     return `The gradient norm was ${norm}${more}. Clipping did not change it.`;
   }
@@ -56,14 +59,21 @@ export function showStep(page, name, step) {
   /** The order of a policy's norm; null for the Euclidean one. */
   const orderOf = (policy) => policy.match(/\bp=([^,+\s]+)/)?.[1] ?? null;
 
-  function showFacts(event, settings) {
+  /** The policy that clipped this step: resumed runs may have changed it later. */
+  function policyOf({ clip, changes }) {
+    const later = changes.filter((change) => change.name === "clip" && change.step >= step);
+    const earliest = later.reduce((first, change) => (
+      first && first.step <= change.step ? first : change), null);
+    return earliest ? earliest.before : clip;
+  }
+
+  function showFacts(event, policy) {
     const { clip } = event;
-    const setting = (key) => settings.find(({ name }) => name === key)?.value ?? "–";
     const fact = (label, value, hint = null) =>
       element("div", {}, element("dt", {}, label),
         element("dd", {}, value, hint ? element("small", {}, hint) : null));
-    const order = orderOf(setting("clip"));
-    fill(facts, fact("action", clip.action), fact("policy", setting("clip")),
+    const order = orderOf(policy ?? "");
+    fill(facts, fact("action", clip.action), fact("policy", policy ?? "–"),
       fact("norm before", significant(clip.norm_before, 6),
         `${order === null ? "Euclidean" : `of order ${order}`}, over all tensors`),
       fact("threshold", significant(clip.threshold, 6)),
@@ -72,7 +82,7 @@ export function showStep(page, name, step) {
       ? null
       : fact("cosine", significant(clip.cosine, 6),
         clip.cosine < 0.999999 ? "direction changed" : "direction kept"), clip.clipped_share
-      ? fact("elements changed", `${significant(100 * clip.clipped_share, 3)} %`)
+      ? fact("elements changed", percent(clip.clipped_share))
       : null, clip.non_finite ? fact("not finite", `${count(clip.non_finite)} elements`) : null,
       fact("loss", significant(event.loss, 6), "nats per token"),
       fact("learning rate", significant(event.lr, 5)));
@@ -93,7 +103,7 @@ export function showStep(page, name, step) {
         element("td", { class: "c-bar" }, bar), element("td", {}, significant(norm)),
         element("td", {}, significant(median)),
         element("td", {}, times === null ? "–" : `${significant(times, 3)}×`),
-        element("td", {}, euclidean ? `${significant(100 * share, 3)} %` : "–"),
+        element("td", {}, euclidean ? percent(share) : "–"),
         element("td", {}, ratios[tensor] === undefined ? "–" : significant(ratios[tensor], 3)));
     });
     fill(tensors, element("h2", {}, "Tensors"), element("p", { class: "how" }, rows.length
@@ -152,10 +162,10 @@ export function showStep(page, name, step) {
     lead.textContent = whatHappened(found.event);
     page.dataset.step = String(step);
     showWalk();
-    showFacts(found.event, about.settings);
+    showFacts(found.event, policyOf(about));
     const values = { ...valuesOf(series, { unit: "nats", bits: null, smoothing: 0 }), at: step };
     chart.show(values, [series.step[0], series.step.at(-1)]);
-    showTensors(found.event, about.clip ?? "");
+    showTensors(found.event, policyOf(about) ?? "");
     await showBatch();
   }
 

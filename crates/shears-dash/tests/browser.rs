@@ -214,3 +214,35 @@ fn a_narrow_page_keeps_labels_beside_their_buttons() {
     );
     assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
 }
+
+/// The page of a step shows the policy that clipped it, which the run may have changed later, and
+/// rounds no share up to all of it.
+#[test]
+fn a_browser_sees_the_policy_of_each_step() {
+    let Some(mut browser) = Chromium::start() else {
+        return;
+    };
+    let runs = Runs::new();
+    let change = "{\"event\":\"change\",\"step\":4,\"name\":\"clip\",\"before\":\"value:1\",\
+                  \"after\":\"global-norm:1\"}\n";
+    let log = log_of(2) + &step_line(3, 1e8) + &step_line(4, 0.5) + change + &step_line(5, 0.5);
+    runs.run("changed", &(log + &end_line(5, "finished")));
+    let address = served(&runs);
+    browser.open(&address);
+    browser.until("document.querySelectorAll('tr[data-run]').length === 1");
+    let policy = "[...document.querySelectorAll('.facts div')]
+        .find((fact) => fact.querySelector('dt').textContent === 'policy')
+        ?.querySelector('dd').textContent";
+    for (step, expected) in [(3, "value:1"), (4, "value:1"), (5, "global-norm:1")] {
+        browser.value(&format!("location.hash = '#/run/changed/step/{step}'"));
+        browser.until(&format!(
+            "document.getElementById('page').dataset.step === '{step}'"
+        ));
+        assert_eq!(browser.value(policy), expected, "step {step}");
+    }
+    browser.value("location.hash = '#/run/changed/step/3'");
+    browser.until(
+        "document.querySelector('.lead')?.textContent.endsWith('to 1.000, by more than 99.9 %.')",
+    );
+    assert!(browser.errors.is_empty(), "{:#?}", browser.errors);
+}

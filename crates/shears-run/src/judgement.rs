@@ -148,7 +148,9 @@ impl Columns {
         run.best_val_loss = losses.min_by(|left, right| left.1.total_cmp(&right.1));
         run.first_non_finite.clone_from(&self.first_non_finite);
         run.cosine = self.cosine_of_clipped();
+        run.pace = self.update_pace();
         let judged = judge(&run);
+        let pace = run.pace.take();
         let lost = judged.verdict.class.tone() == Tone::Bad;
         let next = judged.verdict.next.as_ref();
         Judgement {
@@ -158,7 +160,7 @@ impl Columns {
             },
             // After a divergence these figures mean nothing.
             layers: self.gradient_flow().filter(|_| !lost),
-            pace: self.update_pace().filter(|_| !lost),
+            pace: pace.filter(|_| !lost),
             time: self.time_flows.last().filter(|_| !lost).cloned(),
             verdict: judged.verdict,
             advice: judged.advice,

@@ -78,8 +78,13 @@ const RENAMED: [(&str, &str); 6] = [
     ("--set", "--KEY VALUE, such as --optimizer sgd"),
 ];
 
-/// The problem in one line, where we can say more than clap does.
-pub(crate) fn problem(error: &clap::Error) -> Option<String> {
+/// The problem in one line.
+pub(crate) fn problem(error: &clap::Error) -> String {
+    own_words(error).unwrap_or_else(|| on_one_line(&error.render().to_string()))
+}
+
+/// The problem, where we can say more than clap does.
+fn own_words(error: &clap::Error) -> Option<String> {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.as_str()),
         _ => None,
@@ -91,6 +96,21 @@ pub(crate) fn problem(error: &clap::Error) -> Option<String> {
             let (_, now) = RENAMED.iter().find(|(before, _)| *before == word)?;
             Some(format!("`{word}` is now {now}"))
         }
+        ErrorKind::InvalidValue => {
+            let Some(ContextValue::Strings(valid)) = error.get(ContextKind::ValidValue) else {
+                return None;
+            };
+            let name = argument?.split([' ', '=', '[']).next()?;
+            let value = text(ContextKind::InvalidValue)?;
+            // Without a value, clap says that one is needed.
+            let is_given = !value.is_empty() && !valid.is_empty();
+            let similar = text(ContextKind::SuggestedValue);
+            let similar = similar.map_or(String::new(), |it| format!("; did you mean '{it}'?"));
+            is_given.then(|| {
+                let valid = valid.join(", ");
+                format!("{name} {value}: it must be one of {valid}{similar}")
+            })
+        }
         ErrorKind::ValueValidation => {
             let name = argument?.split([' ', '=']).next()?;
             let value = text(ContextKind::InvalidValue)?;
@@ -98,6 +118,33 @@ pub(crate) fn problem(error: &clap::Error) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// An error of clap without its heading and the usage below it. The command that the usage names
+/// has the help.
+fn on_one_line(rendered: &str) -> String {
+    let text = rendered.strip_prefix("error: ").unwrap_or(rendered);
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let is_usage = |line: &str| line.starts_with("Usage:") || line.starts_with("For more");
+    let mut problem = String::new();
+    for line in lines.clone().take_while(|line| !is_usage(line)) {
+        let line = line.strip_prefix("tip: ").unwrap_or(line);
+        // Nobody means that.
+        if line.starts_with("to pass '") {
+            continue;
+        }
+        problem.push_str(match problem.chars().last() {
+            None => "",
+            Some(':') => " ",
+            Some(_) => "; ",
+        });
+        problem.push_str(line);
+    }
+    let usage = lines.clone().find_map(|line| line.strip_prefix("Usage: "));
+    let words = usage.unwrap_or("shears").split(' ');
+    let command = words.take_while(|word| word.starts_with(|first: char| first.is_alphabetic()));
+    let command = command.collect::<Vec<_>>().join(" ");
+    format!("{problem}; see `{command} --help`")
 }
 
 /// The reason without the wording of the standard library.

@@ -18,7 +18,7 @@ use crate::new_file;
 use crate::output::{columns, paint, say, wrapped};
 use crate::report;
 pub(crate) use results::Outcome;
-pub(crate) use smooth::smoothed;
+pub(crate) use smooth::{Newest, smoothed};
 use words::Findings;
 
 /// Maximum number of variants: each is a line in a figure.

@@ -152,7 +152,10 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 /// Prints the help, the version, or what is wrong with the command line.
 fn refuse(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        world::refuse_on_all_ranks(|| tell(error));
+        world::refuse_on_all_ranks(|| {
+            // The message quotes arguments, whose control characters a terminal would obey.
+            exit::report(&exit::Misuse(command_line::problem(error)).into());
+        });
         return ExitCode::from(exit::MISUSE);
     }
     // Of several processes only the first prints it.
@@ -160,27 +163,6 @@ fn refuse(error: &clap::Error) -> ExitCode {
         output::note(error.print());
     }
     output::code_of_output(ExitCode::SUCCESS)
-}
-
-/// Prints what is wrong with the command line.
-fn tell(error: &clap::Error) {
-    if let Some(problem) = command_line::problem(error) {
-        exit::report(&exit::Misuse(problem).into());
-        return;
-    }
-    // The message quotes the arguments, whose control characters a terminal would obey.
-    let hostile =
-        |argument: std::ffi::OsString| argument.to_string_lossy().contains(char::is_control);
-    if output::is_passed_on() {
-        output::complain!("{}", error.render().to_string().trim_end());
-    } else if std::env::args_os().any(hostile) {
-        let text = error.render().to_string();
-        let text = text.trim_start_matches("error: ").trim_end().to_owned();
-        exit::report(&exit::Misuse(text).into());
-    } else {
-        // If standard error is closed, there is nowhere left to report that.
-        let _ = error.print();
-    }
 }
 
 /// Prints a script that calls this program for completions.

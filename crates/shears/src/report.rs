@@ -5,6 +5,7 @@ use std::path::Path;
 use gradclip::significant;
 use indicatif::HumanCount;
 use shears_kernels::Bf16Unit;
+use shears_model::Precision;
 use shears_run::{Columns, EndReason, Header, Judgement, Parameter};
 use shears_train::{MemoryEstimate, Plan};
 
@@ -28,6 +29,18 @@ pub(crate) fn short(number: f64) -> String {
     match number.is_finite() {
         true => significant(number),
         false => "not finite".to_string(),
+    }
+}
+
+/// A share as a percentage, which is 0 or 100 only if it is exactly that.
+pub(crate) fn percent(share: f64) -> String {
+    let percent = 100.0 * share;
+    match percent {
+        0.0 => "0 %".to_string(),
+        _ if percent < 0.1 => "<0.1 %".to_string(),
+        _ if percent < 9.95 => format!("{percent:.1} %"),
+        _ if percent > 99.0 && percent < 100.0 => ">99 %".to_string(),
+        _ => format!("{percent:.0} %"),
     }
 }
 
@@ -127,16 +140,17 @@ pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
     )
 }
 
-/// Which units of this processor compute in bf16.
-pub(crate) fn bf16_line() -> String {
-    match Bf16Unit::detect() {
+/// Which units of this processor compute in bf16; none for a run in f32.
+pub(crate) fn bf16_line(plan: &Plan) -> Option<String> {
+    let unit = (plan.precision == Precision::Bf16).then(Bf16Unit::detect)?;
+    Some(match unit {
         Bf16Unit::Widened => {
-            "products in bf16 by f32 units: this processor has none for bf16, and f32 is \
-                              faster"
+            "products in bf16 by f32 units: this processor has none for bf16, and \
+                              --precision f32 is faster"
                 .to_string()
         }
         unit => format!("products in bf16 by {}", unit.name()),
-    }
+    })
 }
 
 /// The most important settings, on two lines.
@@ -208,6 +222,12 @@ mod tests {
         );
         let steps = [0, 1, 1_234].map(|number| counted(number, "step"));
         assert_eq!(steps, ["0 steps", "1 step", "1,234 steps"]);
+    }
+
+    #[test]
+    fn shares_are_rounded_to_0_or_100_only_if_exact() {
+        let read = [0.0, 1e-5, 0.0456, 0.5, 0.999, 1.0].map(percent);
+        assert_eq!(read, ["0 %", "<0.1 %", "4.6 %", "50 %", ">99 %", "100 %"]);
     }
 
     #[test]

@@ -19,8 +19,9 @@ use shears_run::{Event, Sample, StepEvent};
 use shears_train::{Corpora, End, Evaluation, Observer, Plan};
 
 use crate::commands::generate::write_sample;
+use crate::comparison::Newest;
 use crate::output::{columns, complain, note, one_line, say, visible_json, wrap};
-use crate::report::{short, unit_of_bits};
+use crate::report::{percent, short, unit_of_bits};
 
 /// How the progress of a run is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -128,8 +129,8 @@ pub(crate) struct Watch {
     steps: u64,
     clipped: u64,
     seen: u64,
-    /// The smoothed loss, because single steps are noisy.
-    loss: Option<f64>,
+    /// Single steps are noisy, and a spike must not stay in sight.
+    loss: Newest,
     speed: Option<f64>,
 }
 
@@ -163,7 +164,7 @@ impl Watch {
             steps: plan.steps,
             clipped: 0,
             seen: 0,
-            loss: None,
+            loss: Newest::default(),
             speed: None,
         })
     }
@@ -220,19 +221,20 @@ impl Observer for Watch {
     fn step(&mut self, event: &StepEvent) {
         self.seen += 1;
         self.clipped += u64::from(event.clip.action == ClipAction::Clip);
-        if let Some(loss) = event.loss {
-            self.loss = smooth(self.loss, loss);
-        }
+        self.loss.push(event.loss.unwrap_or(f64::NAN));
         self.speed = smooth(self.speed, event.tokens_per_second);
         self.tell(&Event::Step(event.clone()));
         let threshold = event.clip.threshold;
         let norm = event.clip.norm_before;
         let text = format!(
-            "loss {}  norm {}{}  clipped {:.0} %",
-            self.loss.map_or("not finite".to_string(), brief),
+            "loss {}  norm {}{}  clipped {}",
+            match self.loss.get().filter(|loss| loss.is_finite()) {
+                Some(loss) => brief(loss),
+                None => "not finite".to_string(),
+            },
             short(norm),
             threshold.map_or(String::new(), |most| format!(" of {}", significant(most))),
-            100.0 * self.clipped as f64 / self.seen as f64,
+            percent(self.clipped as f64 / self.seen as f64),
         );
         if let Some(bar) = &self.bar {
             bar.set_position(event.step);

@@ -143,6 +143,10 @@ impl Plan {
             );
             return refused("shards", message);
         }
+        if self.eval_tokens == 1 {
+            let message = "eval-tokens is 1; it must be 0 or at least 2";
+            return refused("eval-tokens", message.to_string());
+        }
         let has_file = !self.text.is_empty() || self.val.is_some();
         if self.encoding != Encoding::UTF_8 && !has_file {
             let message = "encoding needs a text, and none is given: the built-in one is UTF-8";

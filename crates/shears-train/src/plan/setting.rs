@@ -164,12 +164,17 @@ pub(crate) fn outside<T: PartialOrd + Display>(
         return None;
     }
     let finite = |bound: &T| bound.to_string() != "inf";
+    let shown = |bound: &T| match bound.to_string() {
+        // Nobody counts zeros.
+        long if long.starts_with("0.00000") => long.parse().map_or(long, |x: f64| format!("{x:e}")),
+        short => short,
+    };
     Some(match (range.start_bound(), range.end_bound()) {
         (Bound::Included(least), Bound::Included(most)) => format!("from {least} to {most}"),
         (least, most) => {
             let least = match least {
-                Bound::Included(least) => format!("at least {least}"),
-                Bound::Excluded(least) => format!("above {least}"),
+                Bound::Included(least) => format!("at least {}", shown(least)),
+                Bound::Excluded(least) => format!("above {}", shown(least)),
                 Bound::Unbounded => "any number".to_string(),
             };
             let most = match most {

@@ -37,8 +37,9 @@ use report::Reporter;
 /// keep names, shapes, types and metadata; gradients that are not clipped keep their bits.
 ///
 /// JSON keys: step, action (keep, clip or skip), norm_before, norm_after, coefficient, threshold,
-/// non_finite, tensors.[].{name, norm_before, norm_after, coefficient, non_finite}. Values that are
-/// not finite are null.
+/// non_finite, rounded_to_zero, tensors.[].{name, norm_before, norm_after, coefficient,
+/// non_finite}. Values that are not finite are null. rounded_to_zero counts elements that became
+/// zero because the result is too small for their type.
 #[derive(Args, Debug)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct ClipArguments {

@@ -19,8 +19,9 @@ use crate::exit::misuse;
 /// The table is for spreadsheets, pandas, polars or R. It has one row per step: step, loss, lr,
 /// tokens_per_second, action, norm_before, norm_after, coefficient, threshold, clipped_share,
 /// cosine, non_finite, skip_reason, first_non_finite, and val_loss, bits_per_char and perplexity if
-/// an evaluation followed the step. Missing values are empty (null in parquet), values that were
-/// not finite are NaN. Numbers keep all their digits. A run can be exported while it trains.
+/// an evaluation followed the step. clipped_share is the share of elements that `value` clamped.
+/// Missing values are empty (null in parquet), values that were not finite are NaN. Numbers keep
+/// all their digits. A run can be exported while it trains.
 ///
 /// A model is written to a new folder, with its tokenizer and a model card (README.md) that lists
 /// the hash of the text, the settings, the loss, and the clipping with its verdict.

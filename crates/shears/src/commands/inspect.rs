@@ -280,13 +280,16 @@ fn history_lines(columns: &Columns) -> Vec<String> {
             .find(|evaluation| inside(evaluation.step))
             .map(|evaluation| format!("val {}", nats(evaluation.val_loss)));
         let mut cells = vec![
-            format!("steps {first}-{last}"),
+            match first == last {
+                true => format!("step {first}"),
+                false => format!("steps {first}-{last}"),
+            },
             format!("loss {mean_loss}"),
             format!("norm max {norm_max}"),
-            format!("clipped {:.0} %", 100.0 * clipped),
+            format!("clipped {}", report::percent(clipped)),
         ];
         if columns.action.contains(&ClipAction::Skip) {
-            cells.push(format!("skipped {:.0} %", 100.0 * skipped));
+            cells.push(format!("skipped {}", report::percent(skipped)));
         }
         cells.push(evaluated.unwrap_or_default());
         cells

@@ -148,6 +148,9 @@ impl Prepared {
             report::bytes(self.memory)
         );
         say!("{}", wrapped(&words, 2));
+        if let Some(line) = report::bf16_line(&grid.cells[0].plan) {
+            say!("{}", wrapped(&line, 2));
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use burn::tensor::Device;
-use shears_model::{AnyModel, Precision, parameters};
+use shears_model::{AnyModel, parameters};
 use shears_run::Event;
 use shears_train::{
     Briefing, Checkpoint, Corpora, End, Plan, RunFolder, TrainError, Trainer, header, train,
@@ -308,7 +308,7 @@ fn introduce(plan: &Plan, corpora: &Corpora) {
     let settings = report::plan_lines(plan);
     let settings = format!("{} on {}: {settings}", plan.model, plan.device);
     say!("{}\n{}\n", wrapped(&text, 2), wrapped(&settings, 2));
-    if plan.precision == Precision::Bf16 {
-        say!("{}\n", wrapped(&report::bf16_line(), 2));
+    if let Some(line) = report::bf16_line(plan) {
+        say!("{}\n", wrapped(&line, 2));
     }
 }

@@ -3,7 +3,9 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::picture::Picture;
+use super::results::JUMP_WARMUP;
 use super::words::{Findings, Group, with_interval};
+use crate::report::percent;
 use crate::table;
 
 /// The colours of light and dark pages match those of the figures.
@@ -144,7 +146,7 @@ fn row(group: &Group) -> [String; HEADINGS.len()] {
         group.lr.to_string(),
         with_interval(group.val_loss, group.val_loss_interval),
         format!("{} of {}", group.converged, group.runs),
-        format!("{:.1} %", 100.0 * group.clipped_share),
+        percent(group.clipped_share),
         group
             .cosine
             .map_or_else(none, |cosine| format!("{cosine:.3}")),
@@ -168,8 +170,10 @@ fn legend(findings: &Findings) -> String {
         "Val loss: nats per token at the end, mean over seeds, with a 95 % confidence interval \
          from three seeds on; “diverged” unless every seed ended with a loss below its first. \
          Clipped: share of steps. Cosine: between the gradient before and after, over clipped \
-         steps; below 1, direction was lost. Loss jumps: how often the loss left its running band. \
-         Verdict: what clipping was to the runs, in the words of `shears inspect`.{target}"
+         steps; below 1, direction was lost. Loss jumps: how often the loss left its running band, \
+         from step {} on. Verdict: what clipping was to the runs, in the words of `shears \
+         inspect`.{target}",
+        JUMP_WARMUP + 1
     )
 }
 

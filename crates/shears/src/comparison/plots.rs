@@ -1,9 +1,11 @@
 //! The figures of a comparison, as SVG.
 
 use gradclip::ClipAction;
+use gradclip_judge::statistics::mean;
 use shears_figure::{
     Axis, Colour, Figure, Panel, Series, extent, heat_map, range_with_near, usual_range,
 };
+use shears_run::Columns;
 
 use super::picture::{Picture, chart};
 use super::results::Outcome;
@@ -11,7 +13,7 @@ use super::smooth::smoothed;
 use super::time::through_time;
 use super::words::{Findings, Group};
 use super::{Comparison, Run};
-use crate::report::step_number;
+use crate::report::{percent, step_number};
 
 /// The runs that represent a variant in the figures.
 struct Shown<'a> {
@@ -268,10 +270,10 @@ fn norm_panel(shown: &[Shown<'_>], variant: &Shown<'_>) -> Panel {
     }
     Panel {
         title: format!(
-            "Gradient norm, {}, seed {seed}: {}; {:.1} % of the steps clipped, {skips} skipped",
+            "Gradient norm, {}, seed {seed}: {}; {} of the steps clipped, {skips} skipped",
             variant.name,
             outcome.class().map_or("", |class| class.1),
-            100.0 * clipped as f64 / columns.rows().max(1) as f64,
+            percent(clipped as f64 / columns.rows().max(1) as f64),
         ),
         ..Panel::new(steps(shown), norm_axis(shown), all)
     }
@@ -295,18 +297,8 @@ fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
     const WINDOW: usize = 50;
     let mut series = Vec::new();
     for Shown { index, name, runs } in shown {
-        let windows = runs[0]
-            .outcome
-            .columns
-            .coefficient
-            .chunks(WINDOW)
-            .enumerate();
-        let means = windows.map(|(index, part)| {
-            let mean = part.iter().sum::<f64>() / part.len() as f64;
-            ((index * WINDOW + part.len()) as f64, mean)
-        });
         series.push(Series {
-            line: means.collect(),
+            line: shares_kept(&runs[0].outcome.columns, WINDOW),
             ..series_of(*index, name)
         });
     }
@@ -314,12 +306,26 @@ fn shares(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
         name: "coefficient".into(),
         title: "How much of the gradient's length is kept".into(),
         reading: format!(
-            "The coefficient, norm after over norm before, as the mean of {WINDOW} steps: 1 is an \
-             untouched gradient. A line that stays far below 1 means that the threshold acts as a \
-             second learning rate."
+            "The coefficient, norm after over norm before, as the mean of {WINDOW} steps without \
+             skipped ones: 1 is an untouched gradient. A line that stays far below 1 means that \
+             the threshold acts as a second learning rate."
         ),
         svg: chart(steps(shown), Axis::linear("coefficient"), series)?,
     })
+}
+
+/// The mean coefficient of every `window` steps, at the last of them, without skipped steps:
+/// nothing of those is kept, even if nothing clips.
+fn shares_kept(columns: &Columns, window: usize) -> Vec<(f64, f64)> {
+    let parts = columns.coefficient.chunks(window);
+    let parts = parts.zip(columns.action.chunks(window)).enumerate();
+    let means = parts.filter_map(|(index, (part, actions))| {
+        let applied = part.iter().zip(actions);
+        let applied = applied.filter(|(_, action)| **action != ClipAction::Skip);
+        let mean = mean(applied.map(|(coefficient, _)| *coefficient))?;
+        Some(((index * window + part.len()) as f64, mean))
+    });
+    means.collect()
 }
 
 fn distribution(shown: &[Shown<'_>]) -> anyhow::Result<Picture> {
@@ -377,4 +383,28 @@ fn layers(index: usize, name: &str, outcome: &Outcome) -> anyhow::Result<Option<
         svg,
     };
     Ok(heat_map(&rows)?.map(picture))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn skipped_steps_do_not_count_as_cut() {
+        let columns = Columns {
+            coefficient: vec![1.0, 0.0, 0.5, 1.0, 0.0, 0.0, 1.0],
+            action: vec![
+                ClipAction::Keep,
+                ClipAction::Skip,
+                ClipAction::Clip,
+                ClipAction::Keep,
+                ClipAction::Skip,
+                ClipAction::Skip,
+                ClipAction::Keep,
+            ],
+            ..Columns::default()
+        };
+        let expected = [(2.0, 1.0), (4.0, 0.75), (7.0, 1.0)];
+        assert_eq!(shares_kept(&columns, 2), expected);
+    }
 }

@@ -13,7 +13,7 @@ const JUMP_DEVIATIONS: f64 = 6.0;
 /// The weight of the newest step in the running mean.
 const JUMP_WEIGHT: f64 = 0.02;
 /// Steps before the running mean is reliable.
-const JUMP_WARMUP: usize = 50;
+pub(super) const JUMP_WARMUP: usize = 50;
 
 /// The log of a run, and how it ended.
 #[derive(Debug, Default)]

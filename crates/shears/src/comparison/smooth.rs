@@ -1,6 +1,8 @@
 //! The smoothing of losses, for the curves of reports, for the steps to a target loss, and for the
 //! screen.
 
+use std::collections::VecDeque;
+
 use gradclip_judge::statistics::{mean, median};
 
 /// Steps on each side in a median. It takes this many spikes to bend it, or half as many at an end.
@@ -30,6 +32,26 @@ pub(crate) fn smoothed(values: &[f64]) -> Vec<f64> {
     (0..values.len()).map(smooth).collect()
 }
 
+/// The newest value of a growing series, smoothed as the end of a curve is.
+#[derive(Debug, Default)]
+pub(crate) struct Newest(VecDeque<f64>);
+
+impl Newest {
+    pub(crate) fn push(&mut self, value: f64) {
+        // No earlier value bends the end of a curve.
+        if self.0.len() > MEDIAN_SIDE {
+            self.0.pop_front();
+        }
+        self.0.push_back(value);
+    }
+
+    /// None before the first value; not finite where the newest is not.
+    pub(crate) fn get(&self) -> Option<f64> {
+        let (front, back) = self.0.as_slices();
+        smoothed(&[front, back].concat()).last().copied()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,6 +79,26 @@ mod tests {
             let apart = (wild - usual).abs();
             assert!(apart < 0.1, "step {step}: {wild} instead of {usual}");
             assert!(step < 20 || apart == 0.0, "step {step} remembers a spike");
+        }
+    }
+
+    #[test]
+    fn the_newest_value_is_the_end_of_the_curve() {
+        let mut loss: Vec<f64> = (0..60).map(|step| 4.0 - 0.03 * f64::from(step)).collect();
+        (loss[2], loss[3]) = (4e6, 8e4);
+        loss[30] = f64::NAN;
+        let mut newest = Newest::default();
+        assert_eq!(newest.get(), None);
+        for (step, value) in loss.iter().enumerate() {
+            newest.push(*value);
+            let (shown, end) = (newest.get(), smoothed(&loss[..=step]).pop());
+            let both_nan = shown.is_some_and(f64::is_nan) && end.is_some_and(f64::is_nan);
+            assert!(both_nan || shown == end, "step {step}");
+            // Two steps of an explosion are forgotten once they are a minority.
+            assert!(
+                step < 7 || !shown.is_some_and(|loss| loss > 4.0),
+                "step {step}"
+            );
         }
     }
 

@@ -203,19 +203,25 @@ fn recommend(groups: &[Group], best: &[Option<usize>], comparison: &Comparison) 
             .to_string();
     };
     let mut words = Vec::new();
-    if never_engaged(groups, comparison) {
+    let engaged = !never_engaged(groups, comparison);
+    if !engaged {
         words.push(
-            "Clipping never engaged: no step of any run was clipped or skipped. You do not need it \
-             at these learning rates."
+            "Clipping never engaged: no step of any run was clipped or skipped, so it made no \
+             difference at these learning rates."
                 .to_string(),
         );
-    } else {
+    }
+    // Without clipping only rates and other settings can differ.
+    let differs = found.clone().any(|group| loss(group) != loss(winner));
+    if engaged || differs || comparison.has_rates() {
         words.push(format!(
             "{} at learning rate {} has the lowest validation loss: {}.",
             winner.policy,
             winner.lr,
             with_interval(winner.val_loss, winner.val_loss_interval)
         ));
+    }
+    if engaged || differs {
         let reference = reference(groups, best, winner, &comparison.variants);
         words.extend(reference.map(|other| against(winner, other, groups.len())));
     }

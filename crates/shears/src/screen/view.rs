@@ -17,7 +17,7 @@ use shears_run::Sample;
 use super::charts::{Scale, draw_losses, draw_norms};
 use super::panel::{loss, panel};
 use super::state::{Picture, Setup};
-use crate::report::{count, short};
+use crate::report::{count, percent, short};
 
 /// Smaller terminals get words only.
 const SMALLEST_FOR_CHARTS: (u16, u16) = (60, 16);
@@ -134,10 +134,10 @@ fn draw_progress(
     let share = picture.step as f64 / steps.max(1) as f64;
     let left = left.map_or(String::new(), |left| format!(", {} left", clock(left)));
     let words = format!(
-        " {} of {} steps, {:.0} %{left} ",
+        " {} of {} steps, {}{left} ",
         count(picture.step),
         count(steps),
-        100.0 * share
+        percent(share)
     );
     let width = usize::from(area.width).saturating_sub(words.len() + 1);
     let filled = ((share * width as f64) as usize).min(width);
@@ -316,13 +316,6 @@ fn bar(share: f64, width: usize) -> String {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let eighths = (share.clamp(0.0, 1.0) * 8.0 * width as f64).round() as usize;
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
-}
-
-fn percent(share: f64) -> String {
-    match 100.0 * share {
-        percent if percent > 0.0 && percent < 0.95 => format!("{percent:.1} %"),
-        percent => format!("{percent:.0} %"),
-    }
 }
 
 /// The estimated time for the remaining steps, from the speed of this call.

@@ -76,6 +76,12 @@ fn differing_settings_are_shown_beside_the_policy() {
     train(&scratch, "--clip none --beta1 0.5 --out other");
     let said = scratch.run("compare adam sgd").succeeded();
     has(&said, "none, optimizer sgd & none, optimizer adam");
+    // Nothing was clipped, and yet one is better.
+    has(
+        &said,
+        "Clipping never engaged & none, optimizer adam at learning rate 0.002 has the lowest & \
+         nats better than none, optimizer sgd (at learning rate 0.1). One seed",
+    );
     // Each has a single rate, so rates are not mentioned.
     assert!(!said.contains("Learning rates that converge"), "{said}");
     assert!(!said.contains("beta1"), "{said}");

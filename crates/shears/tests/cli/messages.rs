@@ -57,6 +57,29 @@ fn numbers_out_of_range() {
     check(&scratch.run("train short.txt").failed(2), "it has 1 token,");
 }
 
+/// Errors of the parser of the command line have its words, and no lines of usage below them.
+#[test]
+fn words_that_no_command_knows() {
+    let scratch = Scratch::new();
+    for [arguments, said] in rows(
+        "train --foo  | unexpected argument '--foo' found; see `shears train --help`
+         train --hiden 3 | unexpected argument '--hiden' found; a similar argument exists: \
+             '--hidden'; see `shears train --help`
+         trane        | unrecognized subcommand 'trane'; a similar subcommand exists: 'train'; see \
+             `shears --help`
+         clip a.safetensors | the following required arguments were not provided: --clip \
+             <POLICY>; see `shears clip --help`
+         compare one  | 2 values required by '<RUN> <RUN>...'; only 1 was provided; see `shears \
+             compare --help`
+         export --dtype f64 | --dtype f64: it must be one of f32, f16, q8_0
+         train --optimizer lion | --optimizer lion: it must be one of sgd, momentum, rmsprop, \
+             adam, adamw",
+    ) {
+        let ran = scratch.run(arguments).failed(2);
+        assert_eq!(ran, format!("shears: {said}"));
+    }
+}
+
 #[test]
 fn damaged_files_of_a_run() {
     let scratch = Scratch::trained();

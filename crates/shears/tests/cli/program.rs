@@ -132,10 +132,7 @@ impl Scratch {
             "{arguments}: {ran:#?}"
         );
         has(&ran.stderr, parts);
-        // Clap's own errors have a hint on how to get help below them.
-        if !ran.stderr.starts_with("error: ") {
-            ran.failed(code);
-        }
+        ran.failed(code);
         assert_eq!(self.listing(), before, "{arguments} wrote something");
     }
 

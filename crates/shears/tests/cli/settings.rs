@@ -124,7 +124,7 @@ const OUT_OF_RANGE: &str = "\
     alpha=1.0        | optimizer=rmsprop  | at least 0 and below 1
     beta1=-0.5       |                    | at least 0 and below 1
     beta2=1.5        | optimizer=adamw    | at least 0 and below 1
-    epsilon=0.0      |                    | at least 0.0000
+    epsilon=0.0      |                    | at least 1.1754943508222875e-38 and
     weight-decay=-1.0|                    | at least 0 and finite
     min-lr=-1.0      | schedule=cosine    | at least 0 and finite
     min-lr=0.5       | schedule=linear    | from 0 to lr
@@ -135,7 +135,8 @@ const OUT_OF_RANGE: &str = "\
     kv-heads=10001   | model=transformer  | from 0 to 10000
     inner=10000001   | model=transformer  | from 0 to 10000000
     rope-theta=0.0   | preset=llama-128   | above 0 and finite
-    norm-epsilon=0.0 | preset=llama-128   | at least 0.0000
+    norm-epsilon=0.0 | preset=llama-128   | at least 1.1754943508222875e-38 and
+    eval-tokens=1    |                    | 0 or at least 2
     steps=0          |                    | from 1 to 1000000000000
     keep=1           |                    | from 2 to 1000000
     context=1000001  | model=transformer  | from 0 to 1000000";
@@ -147,7 +148,6 @@ fn every_number_has_a_range_or_takes_all() {
         "warmup",
         "seed",
         "eval-every",
-        "eval-tokens",
         "save-every",
         "sample-every",
         "patience",

@@ -115,7 +115,7 @@ fn a_sweep_says_when_clipping_never_engaged() {
         .succeeded();
     has(
         &said,
-        "Clipping never engaged & You do not need it at these learning rates",
+        "Clipping never engaged & so it made no difference at these learning rates",
     );
 }
 

@@ -11,7 +11,7 @@ use shears_train::{Batches, Spread, Trainer, bench, bench_clip, estimate_memory,
 use super::{Measured, Timing};
 use crate::memory::{self, refuse_too_large};
 use crate::model::{device_of, model_of, of_generation};
-use crate::report::{bytes, count};
+use crate::report::{bf16_line, bytes, count};
 use crate::world::World;
 
 /// Default number of timed steps or rounds.
@@ -53,15 +53,16 @@ pub(super) fn train(world: &World, timing: &Timing) -> anyhow::Result<Measured> 
         let [peak, estimate] = [peak, estimate].map(bytes);
         format!("peak memory {peak} (estimated {estimate})")
     });
+    let remarks = [bf16_line(plan), Some(speed), memory];
     Ok(Measured {
         json,
         subject,
-        unit: "ms a step",
+        unit: "ms per step",
         spreads: [("whole", report.ms_per_step)]
             .into_iter()
             .chain(phases)
             .collect(),
-        remarks: [speed].into_iter().chain(memory).collect(),
+        remarks: remarks.into_iter().flatten().collect(),
     })
 }
 

@@ -9,7 +9,7 @@ use super::Replayed;
 use super::account::Account;
 use super::spikes::Catch;
 use crate::output::{columns, wrap};
-use crate::report::{count, counted};
+use crate::report::{count, counted, percent};
 use crate::table::{row, table};
 
 /// Maximum number of spikes that are listed.
@@ -232,27 +232,4 @@ fn word(catch: Catch) -> String {
 
 fn or_dash(number: Option<f64>) -> String {
     number.map_or("-".to_string(), significant)
-}
-
-/// A share as a percentage, which is 0 or 100 only if it is exactly that.
-fn percent(share: f64) -> String {
-    let percent = 100.0 * share;
-    match percent {
-        0.0 => "0 %".to_string(),
-        _ if percent < 0.1 => "<0.1 %".to_string(),
-        _ if percent < 9.95 => format!("{percent:.1} %"),
-        _ if percent > 99.0 && percent < 100.0 => ">99 %".to_string(),
-        _ => format!("{percent:.0} %"),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn shares_are_rounded_to_0_or_100_only_if_exact() {
-        let read = [0.0, 1e-5, 0.0456, 0.5, 0.999, 1.0].map(percent);
-        assert_eq!(read, ["0 %", "<0.1 %", "4.6 %", "50 %", ">99 %", "100 %"]);
-    }
 }

@@ -86,22 +86,22 @@ pub(super) fn of_resume(
             let names = names.join(", ");
             misuse!("{why}, so no step would use the new {names}; {remedy}");
         }
-        remarks.push(format!("{why}; {remedy}"));
+        // An evaluation after the last step may still be due.
+        if !progress.is_some_and(|progress| progress.pending) {
+            remarks.push(format!("{why}; {remedy}"));
+        }
     }
     Ok(remarks)
 }
 
 /// Why a run has no steps left, and how to continue it.
 fn nothing_left(plan: &Plan, progress: &Progress) -> Option<(String, &'static str)> {
-    if progress.pending {
-        return None;
-    }
     if progress.step >= plan.steps {
         let why = format!("all {} steps have been taken", count(progress.step));
         return Some((why, "--steps N continues to step N"));
     }
     let is_out_of_patience = plan.patience > 0 && progress.stale_evaluations >= plan.patience;
-    is_out_of_patience.then(|| {
+    (is_out_of_patience && !progress.pending).then(|| {
         let patience = plan.patience;
         let why = format!("the run ended because {patience} evaluations in a row did not improve");
         (why, "a higher --patience, or 0, continues")
@@ -151,4 +151,27 @@ pub(super) fn of_text(plan: &Plan, batches: &Batches, corpora: &Corpora) -> Vec<
         ));
     }
     remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use shears_train::Preset;
+
+    use super::*;
+
+    /// A run that was stopped after its last step, before the evaluation there, takes no step with
+    /// a new setting either.
+    #[test]
+    fn a_pending_evaluation_leaves_no_step() {
+        let plan = Preset::Rnn128.plan();
+        let after = |step, pending| Progress {
+            step,
+            pending,
+            ..Progress::default()
+        };
+        for pending in [false, true] {
+            assert!(nothing_left(&plan, &after(plan.steps, pending)).is_some());
+            assert_eq!(nothing_left(&plan, &after(plan.steps - 1, pending)), None);
+        }
+    }
 }
