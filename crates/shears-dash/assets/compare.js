@@ -104,7 +104,7 @@ export function showCompare(page, names) {
     },
     { name: "speed", small: true, title: "Speed", unit: "tokens per second", height: 180,
       zero: true,
-      how: "How fast each run trained. Only runs that had the machine to themselves are comparable.",
+      how: "How fast each run trained, beside whatever else the machine did.",
       lines: lines("speed"), readout: readout("speed", count) },
   ].map((spec) => new Chart({ ...spec, nearest: true }, actions));
 
