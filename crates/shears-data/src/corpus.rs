@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use crate::content::Content;
-use crate::encoding::ReadAs;
+use crate::encoding::{Decoded, Encoding, ReadAs};
 use crate::error::DataError;
 use crate::hash::sha256_hex;
 
@@ -98,8 +98,7 @@ impl Corpus {
             Source::Files(paths) => Self::from_files(paths, reading, room),
             Source::Stdin => {
                 let name = "standard input".to_owned();
-                let bytes = read_to_end(io::stdin().lock(), 0, &name, room)?;
-                let content = reading.decode(bytes, &name)?;
+                let content = content_of(io::stdin().lock(), 0, reading, &name, room)?;
                 Ok(Self::named(content, name)?)
             }
         }
@@ -139,8 +138,7 @@ impl Corpus {
             let files = files_of(path)?;
             for file in &files {
                 let before = content.bytes().len() as u64;
-                let bytes = read(file, &mut |bytes| room(before + bytes))?;
-                content.append(reading.decode(bytes, &file.display().to_string())?);
+                content.append(read(file, reading, &mut |bytes| room(before + bytes))?);
             }
             names.push(match (path.is_dir(), files.len()) {
                 (false, _) => path.display().to_string(),
@@ -177,7 +175,11 @@ pub fn read_text(reader: impl Read, name: &str, most: u64) -> Result<String, Dat
 }
 
 /// Reads a file or a pipe. Devices are refused, because some, such as `/dev/zero`, never end.
-fn read<E: From<DataError>>(path: &Path, room: Room<'_, E>) -> Result<Vec<u8>, E> {
+fn read<E: From<DataError>>(
+    path: &Path,
+    reading: ReadAs,
+    room: Room<'_, E>,
+) -> Result<Content<'static>, E> {
     let open = || -> io::Result<(File, u64)> {
         #[cfg(unix)]
         {
@@ -193,11 +195,30 @@ fn read<E: From<DataError>>(path: &Path, room: Room<'_, E>) -> Result<Vec<u8>, E
         Ok((file, size))
     };
     let (file, size) = open().map_err(|source| unreadable(path, source))?;
-    read_to_end(file, size, &path.display().to_string(), room)
+    content_of(file, size, reading, &path.display().to_string(), room)
 }
 
-/// Bytes between two calls of `room`.
-const CHUNK: u64 = 16 << 20;
+/// Reads and decodes a stream of about `size` bytes. Text in another encoding than UTF-8 is decoded
+/// while it is read, so that only one of the two is in memory.
+fn content_of<E: From<DataError>>(
+    reader: impl Read,
+    size: u64,
+    reading: ReadAs,
+    name: &str,
+    room: Room<'_, E>,
+) -> Result<Content<'static>, E> {
+    if reading.encoding == Encoding::UTF_8 {
+        let bytes = read_to_end(reader, size, name, room)?;
+        return Ok(reading.decode(bytes, name)?);
+    }
+    let decoded = Decoded::new(reader, reading.encoding, name);
+    let bytes = read_to_end(decoded, reading.encoding.decoded(size), name, room)?;
+    let text = String::from_utf8(bytes).expect("decoded text is UTF-8");
+    Ok(Content::Text(text.into()))
+}
+
+/// The least bytes that a text of unknown length grows by, and between two calls of `room`.
+const CHUNK: u64 = 1 << 20;
 
 /// Reads a stream of about `size` bytes to its end.
 fn read_to_end<E: From<DataError>>(
@@ -206,23 +227,32 @@ fn read_to_end<E: From<DataError>>(
     name: &str,
     room: Room<'_, E>,
 ) -> Result<Vec<u8>, E> {
-    let failed = |source| DataError::Unreadable {
-        name: name.to_owned(),
-        source,
+    let failed = |source: io::Error| match source.downcast() {
+        Ok(error) => error,
+        Err(source) => DataError::Unreadable {
+            name: name.to_owned(),
+            source,
+        },
     };
     let mut bytes = Vec::new();
-    let reserved = bytes.try_reserve_exact(usize::try_from(size).unwrap_or(usize::MAX));
-    reserved.map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
     loop {
-        room(match bytes.len() as u64 {
-            read if read <= size => size,
-            // A stream is reallocated when it outgrows its buffer, and briefly takes both.
-            read => 2 * read,
-        })?;
-        let part = reader.by_ref().take(CHUNK.max(size));
-        if { part }.read_to_end(&mut bytes).map_err(failed)? == 0 {
+        // One byte shows whether there is more, before memory is taken for it.
+        let mut first = Vec::new();
+        let one = reader.by_ref().take(1).read_to_end(&mut first);
+        if one.map_err(failed)? == 0 {
             return Ok(bytes);
         }
+        let read = bytes.len() as u64;
+        let more = match size.checked_sub(read) {
+            Some(rest @ 1..) => rest,
+            _ => CHUNK.max(read / 8),
+        };
+        room(read.saturating_add(more))?;
+        let reserved = bytes.try_reserve_exact(usize::try_from(more).unwrap_or(usize::MAX));
+        reserved.map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+        bytes.append(&mut first);
+        let rest = reader.by_ref().take(more - 1).read_to_end(&mut bytes);
+        rest.map_err(failed)?;
     }
 }
 

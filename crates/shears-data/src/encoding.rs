@@ -1,9 +1,10 @@
 //! Decodes bytes to text, and guesses the encoding if that fails.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
-use encoding_rs::{REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE};
+use encoding_rs::{Decoder, DecoderResult, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE};
 
 use crate::content::Content;
 use crate::error::DataError;
@@ -16,6 +17,15 @@ pub struct Encoding(&'static encoding_rs::Encoding);
 impl Encoding {
     /// The default encoding.
     pub const UTF_8: Encoding = Encoding(UTF_8);
+
+    /// About how many bytes of UTF-8 a text of so many bytes has. Most texts in UTF-16 are halved.
+    #[must_use]
+    pub fn decoded(self, size: u64) -> u64 {
+        match [UTF_16LE, UTF_16BE].contains(&self.0) {
+            true => size.div_ceil(2),
+            false => size,
+        }
+    }
 }
 
 impl Default for Encoding {
@@ -54,11 +64,9 @@ pub struct ReadAs {
 }
 
 impl ReadAs {
-    /// Decodes bytes, without a byte order mark; messages call them `name`.
+    /// Decodes UTF-8, without a byte order mark; messages call it `name`. [`Decoded`] reads other
+    /// encodings.
     pub(crate) fn decode(self, bytes: Vec<u8>, name: &str) -> Result<Content<'static>, DataError> {
-        if self.encoding != Encoding::UTF_8 {
-            return self.decode_foreign(&bytes, name);
-        }
         let not_text = |offset: usize, hint: String| DataError::NotUtf8 {
             name: name.to_owned(),
             offset,
@@ -91,35 +99,105 @@ impl ReadAs {
             }
         }
     }
+}
 
-    fn decode_foreign(self, bytes: &[u8], name: &str) -> Result<Content<'static>, DataError> {
-        let Encoding(asked) = self.encoding;
-        // A byte order mark decides between the two byte orders.
-        let (encoding, mark) = match encoding_rs::Encoding::for_bom(bytes) {
-            Some((marked, mark)) if marked == asked => (asked, mark),
-            Some((marked, mark)) if [UTF_16LE, UTF_16BE].contains(&asked) => (marked, mark),
+/// A text in another encoding than UTF-8, decoded part by part while it is read. What is wrong with
+/// it is a [`DataError`] within an [`io::Error`].
+pub(crate) struct Decoded<'a, R> {
+    reader: R,
+    asked: Encoding,
+    name: &'a str,
+    /// None before the first part, which may begin with a byte order mark.
+    decoder: Option<Decoder>,
+    part: Vec<u8>,
+    text: String,
+    /// The bytes of `text` that were given on.
+    given: usize,
+    is_over: bool,
+}
+
+impl<'a, R: Read> Decoded<'a, R> {
+    /// Messages call the text `name`.
+    pub(crate) fn new(reader: R, asked: Encoding, name: &'a str) -> Self {
+        Decoded {
+            reader,
+            asked,
+            name,
+            decoder: None,
+            part: Vec::new(),
+            text: String::new(),
+            given: 0,
+            is_over: false,
+        }
+    }
+
+    fn next_part(&mut self) -> io::Result<()> {
+        self.part.clear();
+        let part = self.reader.by_ref().take(SAMPLE as u64);
+        { part }.read_to_end(&mut self.part)?;
+        self.is_over = self.part.len() < SAMPLE;
+        let (decoder, mark) = match &mut self.decoder {
+            Some(decoder) => (decoder, 0),
+            None => {
+                let (encoding, mark) = self.marked().map_err(io::Error::other)?;
+                let decoder = encoding.new_decoder_without_bom_handling();
+                (self.decoder.insert(decoder), mark)
+            }
+        };
+        let part = &self.part[mark..];
+        self.text.clear();
+        self.given = 0;
+        let most = decoder.max_utf8_buffer_length_without_replacement(part.len());
+        self.text.reserve(most.unwrap_or_default());
+        let last = self.is_over;
+        match decoder.decode_to_string_without_replacement(part, &mut self.text, last) {
+            (DecoderResult::InputEmpty, _) => Ok(()),
+            _ => Err(io::Error::other(DataError::NotInEncoding {
+                name: self.name.to_owned(),
+                encoding: self.asked.to_string(),
+            })),
+        }
+    }
+
+    /// The encoding, and the length of the byte order mark, which decides between the two byte
+    /// orders of UTF-16.
+    fn marked(&self) -> Result<(&'static encoding_rs::Encoding, usize), DataError> {
+        let Encoding(asked) = self.asked;
+        let is_utf_16 = [UTF_16LE, UTF_16BE].contains(&asked);
+        let (encoding, mark) = match encoding_rs::Encoding::for_bom(&self.part) {
+            Some((marked, mark)) if marked == asked || is_utf_16 => (marked, mark),
             _ => (asked, 0),
         };
         // Nearly any bytes are valid UTF-16; UTF-8 would become rare letters.
-        if mark == 0 && [UTF_16LE, UTF_16BE].contains(&asked) && is_utf_8(bytes) {
+        if mark == 0 && is_utf_16 && is_utf_8(&self.part) {
             return Err(DataError::AnotherEncoding {
-                name: name.to_owned(),
-                encoding: self.encoding.to_string(),
+                name: self.name.to_owned(),
+                encoding: self.asked.to_string(),
             });
         }
-        let text = encoding.decode_without_bom_handling_and_without_replacement(&bytes[mark..]);
-        let text = text.ok_or_else(|| DataError::NotInEncoding {
-            name: name.to_owned(),
-            encoding: self.encoding.to_string(),
-        })?;
-        Ok(Content::Text(text.into_owned().into()))
+        Ok((encoding, mark))
     }
 }
 
-/// Whether the bytes are UTF-8 that cannot be UTF-16 as well, which would have zeros in its spaces
-/// and line breaks.
-fn is_utf_8(bytes: &[u8]) -> bool {
-    bytes.len() >= 32 && !bytes.contains(&0) && std::str::from_utf8(bytes).is_ok()
+impl<R: Read> Read for Decoded<'_, R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.given == self.text.len() && !self.is_over {
+            self.next_part()?;
+        }
+        let read = { &self.text.as_bytes()[self.given..] }.read(into)?;
+        self.given += read;
+        Ok(read)
+    }
+}
+
+/// Whether the start of a text is UTF-8 that cannot be UTF-16 as well, which would have zeros in
+/// its spaces and line breaks.
+fn is_utf_8(start: &[u8]) -> bool {
+    // A part may end within a character.
+    let is_whole =
+        |error: std::str::Utf8Error| start.len() == SAMPLE && error.error_len().is_none();
+    let is_valid = std::str::from_utf8(start).map_or_else(is_whole, |_| true);
+    start.len() >= 32 && !start.contains(&0) && is_valid
 }
 
 /// How many bytes of a text are examined.
@@ -175,11 +253,18 @@ mod tests {
 
     fn read(bytes: &[u8], encoding: &str, any_bytes: bool) -> Result<Content<'static>, DataError> {
         let encoding = encoding.parse().unwrap();
-        ReadAs {
-            encoding,
-            any_bytes,
+        if encoding == Encoding::UTF_8 {
+            let reading = ReadAs {
+                encoding,
+                any_bytes,
+            };
+            return reading.decode(bytes.to_vec(), "x");
         }
-        .decode(bytes.to_vec(), "x")
+        let mut text = String::new();
+        match Decoded::new(bytes, encoding, "x").read_to_string(&mut text) {
+            Ok(_) => Ok(Content::Text(text.into())),
+            Err(error) => Err(error.downcast().unwrap()),
+        }
     }
 
     fn utf_16_of(text: &str, order: fn(u16) -> [u8; 2]) -> Vec<u8> {

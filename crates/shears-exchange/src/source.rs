@@ -91,18 +91,18 @@ impl ModelSource {
                 beside,
             } => {
                 let files: Vec<&PathBuf> = catalogue.files.iter().chain(&beside).collect();
-                // Hash and read at the same time, so that the disk is read once.
+                let hashes = || files.iter().map(|file| hash(file)).collect();
+                // Hash and read at the same time, so that the disk is read once; one after the
+                // other where the system refuses a thread.
                 std::thread::scope(|scope| {
-                    let hashes = || {
-                        files
-                            .iter()
-                            .map(|file| hash(file))
-                            .collect::<Result<_, _>>()
-                    };
-                    let hashes = scope.spawn(hashes);
+                    let thread = std::thread::Builder::new().spawn_scoped(scope, hashes);
                     let tensors = catalogue.read_all(&wanted)?;
+                    let sha256: Result<Vec<String>, ExchangeError> = match thread {
+                        Ok(thread) => thread.join().expect("a thread that only reads"),
+                        Err(_) => hashes(),
+                    };
                     Ok(Parameters {
-                        sha256: hashes.join().expect("a thread that only reads")?,
+                        sha256: sha256?,
                         tensors,
                         checkpoint: None,
                     })

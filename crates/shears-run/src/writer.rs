@@ -1,13 +1,13 @@
 //! Appends to a log, and truncates it when its run is resumed.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use crate::RunError;
 use crate::event::{Change, Event};
-use crate::folder::{folder_of, sync_folder};
+use crate::folder::{create_anew, folder_of, sync_folder};
 use crate::header::Header;
 use crate::line::{Line, LineProblem};
 use crate::log::{self, Lines};
@@ -15,6 +15,9 @@ use crate::regular::check_regular;
 
 /// Where lines that are not events are moved when the run is resumed.
 pub const DAMAGED: &str = "events.damaged.jsonl";
+/// The log without them, until it is complete. Only the one trainer of a run writes it, so the next
+/// one replaces what a killed one has left.
+const UNFINISHED: &str = "events.jsonl.tmp";
 
 /// Appends events to a log.
 #[derive(Debug)]
@@ -139,30 +142,25 @@ impl EventLog {
     }
 }
 
-/// Moves the damaged lines out of a log and truncates it; the file is replaced atomically.
+/// Moves the damaged lines out of a log and truncates it; the file is replaced atomically. If the
+/// program is killed on the way, the next one does it again.
 fn set_aside(path: &Path, kept: &Kept) -> Result<(), RunError> {
     let aside = path.with_file_name(DAMAGED);
     let mut log = File::open(path).map_err(RunError::io("read", path))?;
     let copied = append_ranges(&mut log, &aside, &kept.damaged);
     copied.map_err(RunError::io("write", &aside))?;
+    let unfinished = path.with_file_name(UNFINISHED);
     let written = (|| {
-        let mut whole = tempfile::NamedTempFile::with_prefix_in(".events-", folder_of(path))?;
-        whole
-            .as_file()
-            .set_permissions(log.metadata()?.permissions())?;
+        let mut whole = create_anew(&unfinished)?;
+        whole.set_permissions(log.metadata()?.permissions())?;
         let mut start = 0;
         for damaged in &kept.damaged {
-            copy(
-                &mut log,
-                start..damaged.start.min(kept.length),
-                whole.as_file_mut(),
-            )?;
+            copy(&mut log, start..damaged.start.min(kept.length), &mut whole)?;
             start = damaged.end;
         }
-        copy(&mut log, start..kept.length, whole.as_file_mut())?;
-        whole.as_file().sync_all()?;
-        whole.persist(path)?;
-        Ok(())
+        copy(&mut log, start..kept.length, &mut whole)?;
+        whole.sync_all()?;
+        fs::rename(&unfinished, path)
     })();
     written.map_err(RunError::io("write", path))
 }
@@ -254,8 +252,6 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::event::{EndReason, Sample};
     use crate::header::{FORMAT, Parameter};
@@ -335,6 +331,8 @@ mod tests {
         };
         let torn = format!("{first}\n{second}\n{{\"event\n\0\0\n{third}\n?\n");
         fs::write(&path, torn).unwrap();
+        // Left by a program that was killed while it did the same.
+        fs::write(folder.path().join(UNFINISHED), "half").unwrap();
         let log = EventLog::open(&path, 2, &header(&[])).unwrap();
         let warning = log.warning().unwrap().to_string();
         assert!(

@@ -57,10 +57,8 @@ impl Briefing {
             tokens.append_bytes_to(&mut bytes);
         }
         if let Some(checkpoint) = checkpoint {
-            let parts = checkpoint.to_parts();
-            for part in parts.map_err(|error| fault(error.to_string()))? {
-                append(&mut bytes, &part);
-            }
+            let appended = checkpoint.append_parts(&mut bytes);
+            appended.map_err(|error| fault(error.to_string()))?;
         }
         Ok(bytes)
     }

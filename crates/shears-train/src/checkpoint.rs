@@ -426,7 +426,9 @@ impl CheckpointStore {
             let name = entry.file_name();
             let name = name.to_string_lossy();
             if name.starts_with('.') && name.ends_with(".tmp") {
-                let _ = fs::remove_dir_all(entry.path());
+                let path = entry.path();
+                // Nobody but a stranger leaves a file there.
+                let _ = fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path));
             }
         }
     }

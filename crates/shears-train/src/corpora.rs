@@ -198,13 +198,13 @@ fn read(
         let texts = [Some(&source), of_validation.as_ref()];
         texts.into_iter().flatten().try_for_each(check_files)?;
     }
-    let size = size_of(&source, of_validation.as_ref())?;
-    next(Loading::Reading(size), size.unwrap_or(0))?;
     // The stored text of a run is UTF-8, whatever the original encoding.
     let encoding = match kept.is_some() && plan.reads_standard_input() {
         true => Encoding::UTF_8,
         false => plan.encoding,
     };
+    let size = size_of(&source, of_validation.as_ref())?;
+    next(Loading::Reading(size), encoding.decoded(size.unwrap_or(0)))?;
     let mut load = |source: &Source, encoding, before: u64| {
         let mut room = |bytes| {
             let bytes = before.saturating_add(bytes);

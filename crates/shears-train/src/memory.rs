@@ -133,8 +133,8 @@ fn trained_model(parameters: &[ParameterInfo], elements: u128) -> MemoryEstimate
         activations: bytes(elements),
         text: 0,
         program: READER,
-        // The file and the model are in memory at the same time.
-        loading: bytes(2 * of_model),
+        // A text is loaded after the model.
+        loading: bytes(of_model),
         saving: 0,
     }
 }

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use shears_data::{DataError, Tokenizer};
 use shears_model::ParameterInfo;
 use shears_run::{
-    FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, folder_of, lock_folder,
-    read_regular_text, toml_problem,
+    FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, create_folders, folder_of,
+    lock_folder, read_regular_text, toml_problem,
 };
 
 use crate::TrainError;
@@ -47,7 +47,7 @@ impl RunFolder {
     ) -> Result<Self, TrainError> {
         // Do not lock a folder with other content.
         Self::check_free(path)?;
-        fs::create_dir_all(path).map_err(TrainError::io("create", path))?;
+        create_folders(path).map_err(TrainError::io("create", path))?;
         let run = RunFolder {
             path: path.to_path_buf(),
             checkpoints: checkpoints_in(path),
@@ -57,6 +57,8 @@ impl RunFolder {
         // Another process may have created a run before releasing the lock.
         Self::check_free(path)?;
         let text = run.text_of(plan)?;
+        // Those of a run that was killed while it was created are not written through, if links.
+        let _ = fs::remove_file(run.tokenizer_path());
         // The plan is written first under a temporary name, which marks an unfinished run, and
         // renamed last: a folder without a plan is not a run.
         let unfinished = path.join(UNFINISHED);
@@ -109,8 +111,11 @@ impl RunFolder {
     /// Opens a run for training, with an exclusive lock.
     pub fn open(path: &Path) -> Result<Self, TrainError> {
         let run = Self::open_to_read(path)?;
+        let lock = lock_folder(path, TRAINED_ELSEWHERE)?;
+        // Left by a program that was killed while it changed the plan.
+        let _ = fs::remove_file(path.join(UNFINISHED));
         Ok(RunFolder {
-            _lock: Some(lock_folder(path, TRAINED_ELSEWHERE)?),
+            _lock: Some(lock),
             ..run
         })
     }

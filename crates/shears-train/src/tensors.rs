@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData, Transaction};
 use safetensors::Dtype;
 use shears_model::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};
 
-use crate::safetensors_header::{brief, list_safetensors, safetensors_header};
+use crate::safetensors_header::{ListedTensor, brief, list_safetensors, safetensors_header};
 
 /// A named tensor on the host.
 #[derive(Clone, Debug)]
@@ -217,30 +217,48 @@ pub(crate) fn write_safetensors(
     Ok(())
 }
 
-/// The tensors of a safetensors file.
-pub(crate) fn from_safetensors(bytes: &[u8]) -> Result<Vec<NamedTensor>, String> {
-    let listed = list_safetensors(bytes, bytes.len() as u64)?;
-    listed
-        .into_iter()
-        .map(|tensor| {
-            if tensor.dtype != Dtype::F32 {
-                return Err(format!(
-                    "`{}` has type {:?}; only F32 is used",
-                    brief(&tensor.name),
-                    tensor.dtype
-                ));
-            }
-            // Safetensors are little-endian, and the sizes match the shapes.
-            let bytes = &bytes[tensor.place];
-            let data = shears_kernels::filled(tensor.shape, |values| {
-                for (value, bytes) in values.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *value = f32::from_le_bytes(*bytes);
-                }
-            });
-            Ok(NamedTensor {
-                name: tensor.name,
-                data,
-            })
-        })
-        .collect()
+/// The tensors of a safetensors file in memory.
+pub(crate) fn from_safetensors(mut bytes: &[u8]) -> Result<Vec<NamedTensor>, String> {
+    let size = bytes.len() as u64;
+    read_safetensors(&mut bytes, size)
+}
+
+/// Reads the tensors of a safetensors file of `size` bytes, in the order of the file.
+pub(crate) fn read_safetensors(
+    file: &mut impl Read,
+    size: u64,
+) -> Result<Vec<NamedTensor>, String> {
+    let mut listed = list_safetensors(&mut *file, size)?;
+    // The data is contiguous, and of the sizes of the shapes.
+    listed.sort_by_key(|tensor| tensor.place.start);
+    if let Some(other) = listed.iter().find(|tensor| tensor.dtype != Dtype::F32) {
+        let (name, kind) = (brief(&other.name), other.dtype);
+        return Err(format!("`{name}` has type {kind:?}; only F32 is used"));
+    }
+    let mut buffer = Vec::new();
+    let mut read = |tensor: ListedTensor| {
+        let mut done = Ok(());
+        let data = shears_kernels::written(tensor.shape, |values| {
+            done = read_elements(file, values, &mut buffer);
+        });
+        done.map_err(|error| format!("it cannot be read: {error}"))?;
+        let name = tensor.name;
+        Ok(NamedTensor { name, data })
+    };
+    listed.into_iter().map(&mut read).collect()
+}
+
+/// The number of elements read at a time.
+const PIECE: usize = 1 << 16;
+
+/// Reads little-endian elements.
+fn read_elements(file: &mut impl Read, values: &mut [f32], buffer: &mut Vec<u8>) -> io::Result<()> {
+    for piece in values.chunks_mut(PIECE) {
+        buffer.resize(size_of_val(piece), 0);
+        file.read_exact(buffer)?;
+        for (value, bytes) in piece.iter_mut().zip(buffer.as_chunks::<4>().0) {
+            *value = f32::from_le_bytes(*bytes);
+        }
+    }
+    Ok(())
 }

@@ -43,6 +43,7 @@ pub fn train<'a, M: LanguageModel, O: Observer>(
     let run = run.into();
     let open = |run: &RunFolder| EventLog::open_after(&run.events_path(), step, pending, &header);
     let log = run.map(open).transpose()?;
+    observer.begin();
     if let Some(warning) = log.as_ref().and_then(EventLog::warning) {
         observer.warning(warning);
     }

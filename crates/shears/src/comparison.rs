@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use gradclip_judge::Tone;
+use shears_run::create_folders;
 use shears_train::{ClipPolicy, Plan};
 
 use crate::new_file;
@@ -138,7 +139,7 @@ impl Report {
 
     /// Writes report.html, its figures as SVG, overview.svg and report.json to a folder.
     pub(crate) fn write(&self, out: &Path) -> anyhow::Result<()> {
-        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+        create_folders(out).with_context(|| format!("cannot make {}", out.display()))?;
         let pictures = plots::draw(&self.comparison, &self.findings)?;
         for old in ["report.json", "report.html"] {
             // Not to be taken for new if one of the others cannot be written.

@@ -56,6 +56,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(code(error))
 }
 
+/// Whether the command trains, so that smaller settings help where memory is short.
+pub(crate) static TRAINS: AtomicBool = AtomicBool::new(false);
+
 /// Exits because an allocation failed, with one line and the exit code of any failure. What a run
 /// has saved stays intact.
 pub(crate) fn out_of_memory(bytes: usize) {
@@ -76,10 +79,14 @@ pub(crate) fn out_of_memory(bytes: usize) {
     SAYING.set(true);
     crate::screen::leave();
     let megabytes = bytes.div_ceil(1 << 20);
-    complain!(
-        "shears: out of memory: cannot allocate another {megabytes} MB; training takes less with a \
-         smaller --batch, --window or --hidden, and a run that was saved continues with --resume"
-    );
+    let remedy = match TRAINS.load(Ordering::SeqCst) {
+        true => {
+            "training takes less with a smaller --batch, --window or --hidden, and a run that was \
+             saved continues with --resume"
+        }
+        false => "free some, or raise the limit of this process",
+    };
+    complain!("shears: out of memory: cannot allocate another {megabytes} MB; {remedy}");
     std::process::exit(1);
 }
 

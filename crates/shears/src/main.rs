@@ -36,6 +36,7 @@ mod watch;
 mod world;
 
 use std::process::ExitCode;
+use std::sync::atomic::Ordering;
 
 use anyhow::Context;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -119,6 +120,8 @@ fn main() -> ExitCode {
         Err(error) => return refuse(&error),
     };
     let command = command.unwrap_or(Command::Demo(demo::DemoArguments::default()));
+    let trains = ["demo", "train", "sweep", "bench"].contains(&name.as_str());
+    exit::TRAINS.store(trains, Ordering::SeqCst);
     let alone = match OF_SEVERAL.contains(&name.as_str()) {
         true => Ok(()),
         false => world::refuse_launcher(&name),

@@ -2,11 +2,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::io::{ErrorKind, IsTerminal, Write};
+use std::io::{BufWriter, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use gradclip_judge::Tone;
+use serde::Serialize;
 use shears_parallel::Launcher;
 
 /// Prints a line to standard output, on a terminal without control characters. If that fails, the
@@ -39,6 +40,23 @@ pub(crate) fn print(line: fmt::Arguments<'_>) {
         "{}",
         visible(&line.to_string())
     ));
+}
+
+/// Prints a long line of JSON without having all of it in memory, except for a terminal.
+pub(crate) fn print_json(value: &impl Serialize) {
+    if std::io::stdout().is_terminal() || is_passed_on() {
+        return match serde_json::to_string(value) {
+            Ok(line) => say!("{}", visible_json(&line)),
+            Err(error) => note(Err(error.into())),
+        };
+    }
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let written = serde_json::to_writer(&mut out, value).map_err(std::io::Error::from);
+    note(
+        written
+            .and_then(|()| writeln!(out))
+            .and_then(|()| out.flush()),
+    );
 }
 
 /// The name that every process but the first puts before its messages.

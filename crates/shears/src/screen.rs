@@ -10,7 +10,7 @@ mod view;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,9 +20,8 @@ use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, Key
 use shears_run::{Event, Header, RunError};
 use shears_train::End;
 
-use crate::exit::INTERRUPTED;
 use crate::output::is_passed_on;
-use crate::watch::Listener;
+use crate::watch::{Listener, ask_to_stop};
 pub(crate) use state::Setup;
 use state::State;
 use terminal::Drawing;
@@ -212,9 +211,6 @@ impl Painter {
 
     /// Like Ctrl-C: the first time saves and stops, the second exits at once.
     fn stop(&self) {
-        if self.view.stop.swap(true, Ordering::SeqCst) {
-            leave();
-            std::process::exit(i32::from(INTERRUPTED));
-        }
+        ask_to_stop(&self.view.stop, || {});
     }
 }

@@ -86,9 +86,10 @@ impl TensorBoard {
             }
         }
         match board.failure.take() {
-            Some(error) => Err(error.into()),
-            None => Ok(board),
+            Some(error) => return Err(error.into()),
+            None => board.file.appear()?,
         }
+        Ok(board)
     }
 
     /// Adds a step of the history to the windows without writing anything.

@@ -9,7 +9,7 @@ use anyhow::Context;
 use gradclip::ClipAction;
 use shears_data::DataError;
 use shears_model::{AnyModel, LanguageModel, parameters};
-use shears_run::{Columns, EndReason, Evaluation};
+use shears_run::{Columns, EndReason, Evaluation, create_folders};
 use shears_train::{
     Batches, Checkpoint, Corpora, MemoryEstimate, Observer, Plan, RunFolder, TrainError, Trainer,
     estimate_memory, train,
@@ -83,7 +83,7 @@ fn is_past_first_save(plan: &Plan, columns: &Columns) -> bool {
 /// Creates a folder in [`RUNS`], named after `name` and the time.
 pub(crate) fn new_folder(name: &str) -> Result<PathBuf, TrainError> {
     let time = jiff::Zoned::now().strftime("%Y%m%d-%H%M%S");
-    fs::create_dir_all(RUNS).map_err(TrainError::io("create", RUNS))?;
+    create_folders(Path::new(RUNS)).map_err(TrainError::io("create", RUNS))?;
     let base = format!("{}/{name}-{time}", RUNS);
     let (mut path, mut number) = (PathBuf::from(&base), 1);
     loop {

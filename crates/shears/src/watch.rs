@@ -46,23 +46,40 @@ pub(crate) trait Listener {
 }
 
 /// A flag that SIGINT, SIGTERM, SIGHUP or SIGUSR1 sets, upon which the run should save and stop; a
-/// second signal exits at once. Signals that were ignored when the program started, as under
-/// `nohup`, stay ignored.
+/// second signal exits at once, and so does the first while there is nothing to save. Signals that
+/// were ignored when the program started, as under `nohup`, stay ignored.
 pub(crate) fn stop_when_asked(say_so: bool) -> anyhow::Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let asked = Arc::clone(&stop);
     signals::on_each(move || {
-        if asked.load(Ordering::SeqCst) {
-            crate::screen::leave();
-            std::process::exit(i32::from(crate::exit::INTERRUPTED));
-        }
-        // Printed before the run ends, and with it this thread.
-        if say_so {
-            complain!("\nsaving and stopping; again to exit at once");
-        }
-        asked.store(true, Ordering::SeqCst);
+        ask_to_stop(&asked, || {
+            // Printed before the run ends, and with it this thread.
+            if say_so {
+                complain!("\nsaving and stopping; again to exit at once");
+            }
+        });
     })?;
     Ok(stop)
+}
+
+/// Whether a run in this process has something to save. Signals are those of the process, too.
+static HAS_TO_SAVE: AtomicBool = AtomicBool::new(false);
+
+/// Sets whether a request to stop is left to the run, or ends the program at once: a run that has
+/// ended, or that is still reading its log, has nothing to save.
+pub(crate) fn has_to_save(whether: bool) {
+    HAS_TO_SAVE.store(whether, Ordering::SeqCst);
+}
+
+/// Asks a run to save and stop, after `tell`; exits at once if it was asked before, or has nothing
+/// to save.
+pub(crate) fn ask_to_stop(stop: &AtomicBool, tell: impl FnOnce()) {
+    if stop.load(Ordering::SeqCst) || !HAS_TO_SAVE.load(Ordering::SeqCst) {
+        crate::screen::leave();
+        std::process::exit(i32::from(crate::exit::INTERRUPTED));
+    }
+    tell();
+    stop.store(true, Ordering::SeqCst);
 }
 
 /// Removes a temporary file or folder at the first of the same signals, and exits.
@@ -91,6 +108,10 @@ pub(crate) struct StepWatch<'a> {
 }
 
 impl Observer for StepWatch<'_> {
+    fn begin(&mut self) {
+        has_to_save(true);
+    }
+
     fn step(&mut self, event: &StepEvent) {
         (self.step)(event);
     }
@@ -181,6 +202,7 @@ impl Watch {
 
     /// Removes the bar, and tells the listeners that the run is over.
     pub(crate) fn finish(&mut self, end: Option<End>) {
+        has_to_save(false);
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
@@ -218,6 +240,10 @@ pub(crate) fn smooth(mean: Option<f64>, value: f64) -> Option<f64> {
 }
 
 impl Observer for Watch {
+    fn begin(&mut self) {
+        has_to_save(true);
+    }
+
     fn step(&mut self, event: &StepEvent) {
         self.seen += 1;
         self.clipped += u64::from(event.clip.action == ClipAction::Clip);

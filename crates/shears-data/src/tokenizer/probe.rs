@@ -41,7 +41,7 @@ pub(crate) fn check(
             let text = String::from_iter(std::iter::repeat_n(character, length));
             time_of(tokenizer.clone(), text)
         };
-        let too_slow = match (time(SHORT), time(LONG)) {
+        let too_slow = match (time(SHORT)?, time(LONG)?) {
             (Some(short), Some(long)) => long > BRIEF && long > short * TIMES_MAX,
             _ => true,
         };
@@ -58,14 +58,18 @@ pub(crate) fn check(
 
 /// The time for a text; `None` if it is too long. In that case the thread keeps running until it is
 /// done or the process ends.
-fn time_of(tokenizer: Arc<tokenizers::Tokenizer>, text: String) -> Option<Duration> {
+fn time_of(
+    tokenizer: Arc<tokenizers::Tokenizer>,
+    text: String,
+) -> Result<Option<Duration>, String> {
     let (sender, receiver) = mpsc::channel();
     let started = Instant::now();
-    std::thread::spawn(move || {
+    let thread = std::thread::Builder::new().spawn(move || {
         // Neither result nor failure matters here.
         let encoded = guarded(|| tokenizer.encode_fast(text, false));
         let _ = sender.send(encoded.is_ok());
     });
-    receiver.recv_timeout(TIME_MAX).ok()?;
-    Some(started.elapsed())
+    thread.map_err(|error| format!("the system refuses a thread to try it: {error}"))?;
+    let is_done = receiver.recv_timeout(TIME_MAX).is_ok();
+    Ok(is_done.then(|| started.elapsed()))
 }

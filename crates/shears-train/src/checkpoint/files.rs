@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
 use shears_data::{FOREIGN_BYTES, Sha256Writer, foreign_kind, sha256_hex, sha256_of};
-use shears_run::{json_problem, open_regular, read_regular};
+use shears_run::{create_anew, json_problem, open_regular, read_regular};
 
 use super::{Checkpoint, Progress, Snapshot};
 use crate::TrainError;
 use crate::error::RestoreError;
 use crate::plan::Plan;
-use crate::tensors::{LazyTensor, NamedTensor, from_safetensors, write_safetensors};
+use crate::tensors::{NamedTensor, from_safetensors, read_safetensors, write_safetensors};
 
 /// The format version that this program writes. Format 2 had no pending evaluations.
 const FORMAT: u32 = 3;
@@ -124,8 +124,21 @@ impl<'a> Files<'a> {
         Ok(state)
     }
 
+    /// Reads the tensors of a file, and hashes it at the same time, so that the file itself is
+    /// never in memory. A wrong hash is reported before anything else that is wrong.
     pub(super) fn tensors(&self, file: &str) -> Result<Vec<NamedTensor>, RestoreError> {
-        from_safetensors(&self.read(file, u64::MAX)?).map_err(|problem| self.failure(file, problem))
+        let path = self.folder.join(file);
+        let opened = open_regular(&path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (size, opened) = opened.map_err(|error| self.failure(file, error.to_string()))?;
+        let mut hashing = Hashing {
+            reader: BufReader::with_capacity(BUFFER, opened),
+            hash: Sha256Writer::default(),
+        };
+        let tensors = read_safetensors(&mut hashing, size);
+        let rest = io::copy(&mut hashing, &mut io::sink());
+        rest.map_err(|error| self.failure(file, error.to_string()))?;
+        self.compare(file, &hashing.hash.hex())?;
+        tensors.map_err(|problem| self.failure(file, problem))
     }
 
     fn read(&self, file: &str, limit: u64) -> Result<Vec<u8>, RestoreError> {
@@ -224,6 +237,23 @@ pub(super) fn write_folder(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<(
     sync_folder(folder)
 }
 
+/// The size of a read.
+const BUFFER: usize = 1 << 17;
+
+/// Hashes everything that is read.
+struct Hashing<R> {
+    reader: R,
+    hash: Sha256Writer,
+}
+
+impl<R: Read> Read for Hashing<R> {
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+        let read = self.reader.read(bytes)?;
+        self.hash.write_all(&bytes[..read])?;
+        Ok(read)
+    }
+}
+
 /// A new file that hashes the bytes written to it, rather than reading them back from disk.
 struct Hashed {
     file: File,
@@ -258,18 +288,14 @@ impl Write for Hashed {
 
 /// A checkpoint in transfer between processes: the state and the tensors, each as in its file.
 impl Checkpoint {
-    pub(crate) fn to_parts(&self) -> io::Result<[Vec<u8>; 4]> {
+    /// Appends the parts, each after its length, without another copy of the tensors.
+    pub(crate) fn append_parts(&self, bytes: &mut Vec<u8>) -> io::Result<()> {
         let snapshot = Snapshot::from(self);
-        let tensors = |tensors: &[LazyTensor<'_>]| {
-            let mut bytes = Vec::new();
-            write_safetensors(tensors, &mut bytes).map(|()| bytes)
-        };
-        Ok([
-            state_of(&snapshot)?,
-            tensors(&snapshot.model)?,
-            tensors(&snapshot.optimizer)?,
-            tensors(&snapshot.carried)?,
-        ])
+        append_part(bytes, |bytes| bytes.write_all(&state_of(&snapshot)?))?;
+        for tensors in [&snapshot.model, &snapshot.optimizer, &snapshot.carried] {
+            append_part(bytes, |bytes| write_safetensors(tensors, bytes))?;
+        }
+        Ok(())
     }
 
     pub(crate) fn from_parts(parts: &[&[u8]]) -> Result<Checkpoint, String> {
@@ -286,6 +312,20 @@ impl Checkpoint {
             carried: from_safetensors(carried)?,
         })
     }
+}
+
+/// Appends what `write` writes, after its length.
+fn append_part(
+    bytes: &mut Vec<u8>,
+    write: impl FnOnce(&mut Vec<u8>) -> io::Result<()>,
+) -> io::Result<()> {
+    let start = bytes.len();
+    bytes.extend_from_slice(&[0; size_of::<u64>()]);
+    let begin = bytes.len();
+    write(bytes)?;
+    let length = (bytes.len() - begin) as u64;
+    bytes[start..begin].copy_from_slice(&length.to_le_bytes());
+    Ok(())
 }
 
 fn state_of(checkpoint: &Snapshot<'_>) -> io::Result<Vec<u8>> {
@@ -331,7 +371,7 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+    let mut file = create_anew(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }

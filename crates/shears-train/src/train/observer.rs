@@ -9,6 +9,10 @@ use crate::evaluate::Evaluation;
 
 /// Observes a run: the terminal, a test, your own program.
 pub trait Observer {
+    /// Called before the first step, when the log is open. What comes before only reads, so a
+    /// program may be ended there at once; from here on there is something to save.
+    fn begin(&mut self) {}
+
     /// Called after a step.
     fn step(&mut self, event: &StepEvent);
 

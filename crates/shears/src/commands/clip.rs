@@ -22,6 +22,7 @@ use crate::gradient_files::{OtherTypes, TensorFile};
 use crate::output::{complain, one_line};
 use crate::settings::checked;
 use report::Reporter;
+use shears_run::create_folders;
 
 /// Clip gradients that another program saved
 ///
@@ -109,7 +110,7 @@ pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     let params = arguments.params.as_deref();
     let params = params.map(Parameters::read).transpose()?;
     if let Some(folder) = &arguments.out {
-        let create = fs::create_dir_all(folder);
+        let create = create_folders(folder);
         create.with_context(|| format!("cannot create {}", folder.display()))?;
         // A path like `new/..` only resolves now.
         check_targets(folder, arguments, &sources)?;

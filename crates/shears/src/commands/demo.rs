@@ -18,7 +18,7 @@ use crate::report;
 use crate::run_log;
 use crate::table::{row, table};
 use crate::training::{Ended, new_folder, train_alone};
-use crate::watch::{StepWatch, bar_of, brief, indent, stop_when_asked};
+use crate::watch::{StepWatch, bar_of, brief, has_to_save, indent, stop_when_asked};
 
 /// See what clipping does: one network trained without and with it, side by side
 ///
@@ -158,6 +158,7 @@ impl Demo {
             trainer,
             how,
         } = train_alone(&plan, &corpora, self.threads, create, watch)?;
+        has_to_save(false);
         if how == EndReason::Stopped {
             if !self.json {
                 let (program, path) = (report::program(), quoted(folder.path()));

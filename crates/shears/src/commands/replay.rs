@@ -12,6 +12,8 @@ use std::process::ExitCode;
 use clap::{Args, ValueHint};
 use gradclip::{ClipRule, NormOrder};
 use gradclip_judge::{RecordedStep, Replay, ReplayError, ReplayedStep, Spikes, UsualNorm};
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use shears_run::{Columns, Event, Header, StepEvent, stretches};
 use shears_train::{ClipPolicy, Plan, RunFolder};
@@ -19,7 +21,7 @@ use shears_train::{ClipPolicy, Plan, RunFolder};
 use super::RunArgument;
 use crate::exit::{Misuse, misuse};
 use crate::new_file;
-use crate::output::say;
+use crate::output::{self, say};
 use crate::run_log::{self, without_header};
 use crate::settings::checked;
 use account::{Account, Watched};
@@ -91,7 +93,7 @@ pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
         new_file::write(file, picture::svg(&replayed)?, false)?;
     }
     if arguments.json {
-        say!("{}", replayed.json());
+        output::print_json(&replayed);
     } else {
         say!("{}", table::text(&replayed));
         if let Some(file) = &arguments.plot {
@@ -215,8 +217,11 @@ impl Replayed {
     fn non_finite(&self) -> usize {
         self.norms.iter().filter(|norm| !norm.is_finite()).count()
     }
+}
 
-    fn json(&self) -> Value {
+/// For `--json`, as [`Account`].
+impl Serialize for Replayed {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let before = self.before.iter();
         let before = before.map(|(from, clip)| json!({ "clip": clip.to_string(), "from": from }));
         let spikes = self.spikes.list.iter().map(|spike| {
@@ -228,24 +233,25 @@ impl Replayed {
                 "times_median": spike.times,
             })
         });
-        json!({
-            "run": self.run.display().to_string(),
-            "clip": self.plan.clip.to_string(),
-            "before": before.collect::<Vec<Value>>(),
-            "open_loop": true,
-            "steps": self.steps.len(),
-            "non_finite": self.non_finite(),
-            "order": self.plan.clip.order().to_string(),
-            "step": self.steps,
-            "norm": self.norms,
-            "spike_definition": {
-                "times_median": Spikes::TIMES_USUAL,
-                "window": UsualNorm::WINDOW,
-                "fewest": UsualNorm::FEWEST,
-            },
-            "spikes": spikes.collect::<Vec<Value>>(),
-            "policies": self.accounts.iter().map(Account::json).collect::<Vec<Value>>(),
-        })
+        let definition = json!({
+            "times_median": Spikes::TIMES_USUAL,
+            "window": UsualNorm::WINDOW,
+            "fewest": UsualNorm::FEWEST,
+        });
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("run", &self.run.display().to_string())?;
+        map.serialize_entry("clip", &self.plan.clip.to_string())?;
+        map.serialize_entry("before", &before.collect::<Vec<Value>>())?;
+        map.serialize_entry("open_loop", &true)?;
+        map.serialize_entry("steps", &self.steps.len())?;
+        map.serialize_entry("non_finite", &self.non_finite())?;
+        map.serialize_entry("order", &self.plan.clip.order().to_string())?;
+        map.serialize_entry("step", &self.steps)?;
+        map.serialize_entry("norm", &self.norms)?;
+        map.serialize_entry("spike_definition", &definition)?;
+        map.serialize_entry("spikes", &spikes.collect::<Vec<Value>>())?;
+        map.serialize_entry("policies", &self.accounts)?;
+        map.end()
     }
 }
 

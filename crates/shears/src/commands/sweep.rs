@@ -21,7 +21,7 @@ use crate::output::{say, wrapped};
 use crate::report;
 use crate::settings::{Given, Scope, Settings, checked};
 use crate::training::{batches_and_memory, name_of, train_alone};
-use crate::watch::{StepWatch, bar_of, stop_when_asked};
+use crate::watch::{StepWatch, bar_of, has_to_save, stop_when_asked};
 use crate::world::World;
 use grid::{Cell, Grid};
 
@@ -171,8 +171,11 @@ fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode>
         .enumerate()
         .filter(|(index, _)| index % size != rank);
     let mut others: Vec<&Cell> = others.map(|(_, cell)| cell).collect();
-    let stopped = train_cells(&prepared, &own, &mut others, world.is_first())?;
+    // One process that ended would end the others before they have saved.
+    let waits = || has_to_save(size > 1);
+    let stopped = train_cells(&prepared, &own, &mut others, world.is_first(), &waits)?;
     let stopped = !agree(&*ranks, !stopped);
+    has_to_save(false);
     if world.is_first() {
         tell_ended(&mut others, |line| say!("{line}"));
     }
@@ -189,12 +192,13 @@ fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode>
 }
 
 /// Trains the own runs one after the other, and returns whether a signal stopped it. If `shown`,
-/// prints how they and the runs of `others` end.
+/// prints how they and the runs of `others` end. Calls `between` before each run and after it.
 fn train_cells(
     prepared: &Prepared,
     own: &[&Cell],
     others: &mut Vec<&Cell>,
     shown: bool,
+    between: &dyn Fn(),
 ) -> anyhow::Result<bool> {
     let Prepared {
         corpora, threads, ..
@@ -211,6 +215,7 @@ fn train_cells(
     let mut before = 0;
     for &cell in own {
         bar.set_message(name_of(&cell.folder));
+        between();
         let (how, loss) = match ended(cell)? {
             Some(ended) => ended,
             None => {
@@ -243,6 +248,7 @@ fn train_cells(
             tell_ended(others, tell);
         }
     }
+    between();
     bar.finish_and_clear();
     Ok(false)
 }

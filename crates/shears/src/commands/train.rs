@@ -69,7 +69,16 @@ fn run_in(world: &World, arguments: TrainArguments) -> anyhow::Result<ExitCode> 
     let told = folder.as_ref().map_or(Ok(()), |folder| {
         let sample = || write_last_sample(&trainer, &corpora.tokenizer, device, &watch.stop());
         let is_altered = corpora.altered.is_some();
-        ending::tell(&end, folder, &asked, trainer.plan(), is_altered, sample)
+        let step = trainer.progress().step;
+        ending::tell(
+            &end,
+            folder,
+            &asked,
+            trainer.plan(),
+            step,
+            is_altered,
+            sample,
+        )
     });
     let end = end?;
     told?;

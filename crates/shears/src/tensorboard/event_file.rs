@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::message::Message;
+use crate::new_file::NewFile;
 
 /// TensorBoard reads every file whose name contains `tfevents`.
 const NAME: &str = "events.out.tfevents";
@@ -17,6 +18,8 @@ const START: u64 = 1;
 pub(super) struct EventFile {
     path: PathBuf,
     file: File,
+    /// Before it has its name.
+    unnamed: Option<NewFile>,
 }
 
 /// The number of event files in a folder.
@@ -30,21 +33,32 @@ pub(super) fn earlier_files(folder: &Path) -> io::Result<usize> {
 }
 
 impl EventFile {
-    /// Creates a file that sorts after all others in the folder, the order in which TensorBoard
-    /// reads them.
-    pub(super) fn create(folder: &Path) -> io::Result<EventFile> {
+    /// Creates a file that will sort after all others in the folder, the order in which TensorBoard
+    /// reads them. It has a temporary name until [`EventFile::appear`].
+    pub(super) fn create(folder: &Path) -> anyhow::Result<EventFile> {
         let number = earlier_files(folder)?;
         let seconds = now() as u64;
         let path = folder.join(format!("{NAME}.{seconds:010}.shears.{number:06}"));
+        let unnamed = NewFile::beside(&path)?;
         let mut file = EventFile {
-            file: File::create_new(&path)?,
+            file: unnamed.writer().try_clone()?,
             path,
+            unnamed: Some(unnamed),
         };
         // Event.file_version, and Event.source_metadata with its writer.
         let version = Message::new().double(1, now()).bytes(3, "brain.Event:2");
         let source = Message::new().bytes(1, "shears");
         file.record(version.message(10, source))?;
         Ok(file)
+    }
+
+    /// Gives the file its name, once it has the history of the run: a program that is killed before
+    /// leaves none that a later one would take for whole.
+    pub(super) fn appear(&mut self) -> anyhow::Result<()> {
+        match self.unnamed.take() {
+            Some(unnamed) => unnamed.put_in_place(&self.path, false),
+            None => Ok(()),
+        }
     }
 
     pub(super) fn path(&self) -> &Path {

@@ -184,6 +184,55 @@ fn everything_is_synced_before_it_is_referenced() {
     println!("{renames} renames, each after its syncs");
 }
 
+/// Whichever command creates folders, it syncs what their names are in, those above included.
+#[test]
+fn folders_that_are_created_are_synced() {
+    let scratch = Scratch::new();
+    let sweep = SHORT.replace(" --quiet", "");
+    for (arguments, made) in [
+        (format!("train {SHORT}"), "runs"),
+        (format!("train {SHORT} --out new/er/a"), "new/er/a"),
+        (format!("train {SHORT} --seed 2 --out b"), "b"),
+        ("compare new/er/a b --out of/report".into(), "of/report"),
+        (
+            format!("sweep {sweep} --clip none --out a/sweep"),
+            "a/sweep",
+        ),
+        ("export b --format pytorch --out model".into(), "model"),
+        (
+            "clip model/model.safetensors --clip none --out-dir a/clip".into(),
+            "a/clip",
+        ),
+    ] {
+        let trace = "trace=fsync,mkdir,mkdirat";
+        let Some(ran) = traced(&scratch, &["-y", "-e", trace], &arguments) else {
+            return;
+        };
+        ran.succeeded();
+        assert!(scratch.path(made).is_dir(), "{arguments}");
+        let here = scratch.path("").canonicalize().unwrap();
+        let mut dirty = BTreeSet::new();
+        let mut synced = 0;
+        for line in scratch.read("trace.txt").lines() {
+            let quoted = line.split('"').nth(1);
+            let open = line
+                .split_once('<')
+                .and_then(|(_, rest)| rest.split_once('>'));
+            match (quoted, open) {
+                (Some(made), _) if line.contains(" mkdir") && line.ends_with(" = 0") => {
+                    dirty.insert(here.join(made).parent().unwrap().to_path_buf());
+                }
+                (_, Some((path, _))) if line.contains(" fsync(") => {
+                    synced += usize::from(dirty.remove(Path::new(path)));
+                }
+                _ => {}
+            }
+        }
+        assert!(dirty.is_empty(), "{arguments}: never synced: {dirty:?}");
+        assert!(synced > 0, "{arguments}");
+    }
+}
+
 fn parent(path: &str) -> String {
     let parent = Path::new(path).parent().unwrap();
     match parent == Path::new("") {

@@ -18,6 +18,8 @@ const CASES: &str = "\
     words             | 2000  | 60000 | --model rnn --tokenizer bpe:20000 --hidden 8 \
                                         --batch 1 --window 8 --val long.txt
     words and weights | 800   | 30000 | --tokenizer bpe:8000 --batch 1 --window 512
+    another encoding  | 12000 | 1000  | --model rnn --tokenizer byte --batch 1 --window 8 \
+                                        --encoding utf-16le
     a large batch     | 1000  | 1000  | --hidden 64 --batch 512 --window 32
     a long window     | 200   | 1000  | --preset gpt-128 --layers 2 --batch 1 --window 4096
     wide layers       | 50    | 1000  | --hidden 512 --batch 1
@@ -39,11 +41,14 @@ fn a_run_uses_the_announced_memory() {
     let mut wrong = Vec::new();
     for (number, [name, kilobytes, words, flags]) in rows(CASES).enumerate() {
         let [kilobytes, words] = [kilobytes, words].map(|number| number.parse().unwrap());
-        scratch.write("text.txt", text(kilobytes, words));
-        let validation = if flags.contains("--val") {
-            ""
-        } else {
-            "--val val.txt"
+        let text = text(kilobytes, words);
+        match flags.contains("utf-16le") {
+            true => scratch.write("text.txt", utf_16(&text)),
+            false => scratch.write("text.txt", text),
+        }
+        let validation = match flags.contains("--val") || flags.contains("--encoding") {
+            true => "",
+            false => "--val val.txt",
         };
         let train =
             format!("train text.txt {validation} {flags} --steps 2 --verbose --out run-{number}");
@@ -131,6 +136,10 @@ fn text(kilobytes: usize, words: usize) -> String {
         text.push(' ');
     }
     text
+}
+
+fn utf_16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
 /// Megabytes, by the line that says it and by the system; none where the system does not tell.

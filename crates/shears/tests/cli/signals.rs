@@ -123,6 +123,46 @@ fn a_signal_within_the_first_step_leaves_a_run_that_goes_on() {
     assert_eq!(scratch.checkpoints("run"), ["step-00000000"]);
 }
 
+/// The history of a long run is read before there is anything to save, so a signal ends the program
+/// at once, and leaves the run as it was.
+#[test]
+fn a_signal_while_history_is_read_ends_at_once() {
+    let scratch = Scratch::trained();
+    let text = scratch.read("run/events.jsonl");
+    let step = text.lines().find(|line| line.contains("\"step\":40,"));
+    let later = (41..100_000_u64).map(|number| {
+        let place = format!("\"step\":{number},");
+        format!("{}\n", step.unwrap().replacen("\"step\":40,", &place, 1))
+    });
+    let long = text.clone() + &later.collect::<String>();
+    for flags in ["--quiet --tensorboard", "--json --tensorboard"] {
+        scratch.write("run/events.jsonl", &long);
+        let reads = || {
+            let found = std::fs::read_dir(scratch.path("run/tensorboard"));
+            found.is_ok_and(|mut found| found.next().is_some())
+        };
+        let resume = format!("train --resume run --steps 60 {flags}");
+        let ran = scratch.start_and_wait(&resume, reads).terminate();
+        assert_eq!(ran.code, Some(130), "{ran:?}");
+        // Nothing to save, so nothing is said.
+        assert_eq!(ran.stderr, "");
+        // The log would have been cut.
+        assert!(scratch.read("run/events.jsonl") == long);
+        for left in std::fs::read_dir(scratch.path("run/tensorboard")).unwrap() {
+            let name = left.unwrap().file_name().into_string().unwrap();
+            // TensorBoard would take it for the whole history.
+            assert!(!name.contains("tfevents"), "{name}");
+        }
+        std::fs::remove_dir_all(scratch.path("run/tensorboard")).unwrap();
+    }
+    scratch
+        .run("train --resume run --steps 60 --quiet --tensorboard")
+        .succeeded();
+    let events = scratch.events("run");
+    let steps = events.iter().filter(|event| event["event"] == "step");
+    assert_eq!(steps.count(), 60);
+}
+
 /// The log and the last checkpoint are those of a run that was never stopped.
 #[test]
 fn an_interrupted_evaluation_is_repeated_on_resume() {

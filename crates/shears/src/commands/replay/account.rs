@@ -5,7 +5,8 @@ use gradclip_judge::statistics::{mean, median};
 use gradclip_judge::{
     RecordedStep, Replay, ReplayError, ReplayedStep, Spikes, goes_by_norm_of_all,
 };
-use serde::Serialize;
+use serde::ser::SerializeMap;
+use serde::{Serialize, Serializer};
 use serde_json::{Value, json};
 use shears_run::action_name;
 use shears_train::ClipPolicy;
@@ -89,36 +90,44 @@ impl Account {
     pub(crate) fn goes_by_all(&self) -> bool {
         goes_by_norm_of_all(&self.policy)
     }
+}
 
-    pub(crate) fn json(&self) -> Value {
-        let action = |step: &ReplayedStep| action_name(step.action);
+/// For `--json`. Long runs are written step by step: as a tree of values they would take ten times
+/// the memory.
+impl Serialize for Account {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let steps = || self.taken.iter();
         let each = self.catches.iter().map(|catch| match catch {
             Catch::Caught { late } => json!({ "result": "caught", "late": late }),
             Catch::InPart => json!({ "result": "in part" }),
             Catch::Missed => json!({ "result": "missed" }),
         });
-        json!({
-            "label": self.label,
-            "policy": self.policy.to_string(),
-            "clipped": self.clipped,
-            "clipped_share": self.clipped_share(),
-            "coefficient": self.coefficients.map(|(median, smallest)| json!({
-                "median": median, "smallest": smallest,
-            })),
-            "norm_removed": self.removed,
-            "left_out": self.left_out,
-            "warm_up": self.warm_up,
-            "threshold": self.thresholds,
-            "spikes": {
-                "caught": self.caught(),
-                "at_once": self.at_once(),
-                "each": each.collect::<Vec<Value>>(),
-            },
-            "actions": steps().map(action).collect::<Vec<&str>>(),
-            "thresholds": steps().map(|step| step.threshold).collect::<Vec<Option<f64>>>(),
-            "coefficients": steps().map(ReplayedStep::coefficient).collect::<Vec<f64>>(),
-        })
+        let coefficients = self.coefficients;
+        let coefficients = coefficients
+            .map(|(median, smallest)| json!({ "median": median, "smallest": smallest }));
+        let spikes = json!({
+            "caught": self.caught(),
+            "at_once": self.at_once(),
+            "each": each.collect::<Vec<Value>>(),
+        });
+        let mut map = serializer.serialize_map(None)?;
+        map.serialize_entry("label", &self.label)?;
+        map.serialize_entry("policy", &self.policy.to_string())?;
+        map.serialize_entry("clipped", &self.clipped)?;
+        map.serialize_entry("clipped_share", &self.clipped_share())?;
+        map.serialize_entry("coefficient", &coefficients)?;
+        map.serialize_entry("norm_removed", &self.removed)?;
+        map.serialize_entry("left_out", &self.left_out)?;
+        map.serialize_entry("warm_up", &self.warm_up)?;
+        map.serialize_entry("threshold", &self.thresholds)?;
+        map.serialize_entry("spikes", &spikes)?;
+        let actions: Vec<&str> = steps().map(|step| action_name(step.action)).collect();
+        map.serialize_entry("actions", &actions)?;
+        let thresholds: Vec<Option<f64>> = steps().map(|step| step.threshold).collect();
+        map.serialize_entry("thresholds", &thresholds)?;
+        let coefficients: Vec<f64> = steps().map(ReplayedStep::coefficient).collect();
+        map.serialize_entry("coefficients", &coefficients)?;
+        map.end()
     }
 }
 

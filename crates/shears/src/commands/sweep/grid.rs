@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use shears_data::Tokenizer;
+use shears_run::create_folders;
 use shears_train::{Corpora, Plan, RunFolder};
 use toml::{Table, Value};
 
@@ -100,7 +101,7 @@ impl Grid {
         what.insert("policies".into(), Value::try_from(&self.policies)?);
         what.insert("rates".into(), Value::try_from(&self.rates)?);
         what.insert("seeds".into(), Value::try_from(self.seeds)?);
-        std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+        create_folders(out).with_context(|| format!("cannot make {}", out.display()))?;
         new_file::write(&out.join(MARK), toml::to_string(&what)?, true)
     }
 

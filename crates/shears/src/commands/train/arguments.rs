@@ -20,8 +20,8 @@ use crate::world::World;
 ///
 /// A run's folder holds plan.toml, events.jsonl (one line per step: loss, learning rate, speed, and
 /// everything clipping measured), tokenizer.json (Hugging Face format) and checkpoints. Ctrl-C
-/// finishes the step, saves and exits; `--resume` continues bit for bit, even after a crash or a
-/// kill -9.
+/// abandons the step, saves and exits; `--resume` takes it again and continues bit for bit, even
+/// after a crash or a kill -9.
 #[derive(Args, Debug, Default)]
 #[command(after_long_help = EXAMPLES)]
 pub(crate) struct TrainArguments {

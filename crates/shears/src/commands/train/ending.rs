@@ -1,5 +1,7 @@
 //! What is printed at the end of a run.
 
+use std::time::Duration;
+
 use shears_run::{EndReason, Subject, quoted};
 use shears_train::{End, Plan, RunFolder, TrainError};
 
@@ -9,6 +11,9 @@ use crate::report;
 use crate::run_log;
 use crate::watch::{Show, indent};
 
+/// For how long a stopped run reads its log for a verdict: whoever stops it waits.
+const PATIENCE: Duration = Duration::from_millis(300);
+
 /// Prints the loss, what the model writes if it was trained to the end, the verdict and what to
 /// type next.
 pub(super) fn tell(
@@ -16,6 +21,7 @@ pub(super) fn tell(
     folder: &RunFolder,
     asked: &Asked,
     plan: &Plan,
+    step: u64,
     is_altered: bool,
     write: impl FnOnce() -> anyhow::Result<String>,
 ) -> anyhow::Result<()> {
@@ -30,14 +36,22 @@ pub(super) fn tell(
     if !matches!(asked.show, Show::Text | Show::Json) {
         return Ok(());
     }
-    let columns = run_log::read(folder)?.columns;
+    let patience = match how {
+        EndReason::Stopped => PATIENCE,
+        _ => Duration::MAX,
+    };
+    let Some(log) = run_log::read_within(folder, patience)? else {
+        tell_stopped(folder, asked.show, step);
+        return Ok(());
+    };
+    let columns = log.columns;
     let judgement = columns.judge(&Subject::of(folder.path()));
     if asked.show == Show::Json {
         let line = report::end_line(&judgement, &columns, how, folder.path())?;
         say!("{line}");
         return Ok(());
     }
-    let step = report::count(columns.step.last().copied().unwrap_or(0));
+    let step = report::count(step);
     let loss = columns.evaluations.last();
     let loss = loss.map_or(String::new(), |last| match last.val_loss.is_finite() {
         true => format!(
@@ -73,4 +87,20 @@ pub(super) fn tell(
     say!("");
     report::say_judgement(&judgement, asked.outside.verbose);
     Ok(())
+}
+
+/// The end of a stopped run without its verdict, for which its log is too long.
+fn tell_stopped(folder: &RunFolder, show: Show, step: u64) {
+    if show == Show::Json {
+        let run = folder.path().display().to_string();
+        say!(
+            "{}",
+            serde_json::json!({ "event": "end", "reason": "stopped", "step": step, "run": run })
+        );
+        return;
+    }
+    let step = report::count(step);
+    say!("\nstopped at step {step}; the run is saved");
+    let (program, run) = (report::program(), quoted(folder.path()));
+    say!("its log is long; for the verdict: {program} inspect {run}");
 }
