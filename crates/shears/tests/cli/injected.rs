@@ -198,10 +198,10 @@ fn folders_that_are_created_are_synced() {
             format!("sweep {sweep} --clip none --out a/sweep"),
             "a/sweep",
         ),
-        ("export b --format pytorch --out model".into(), "model"),
         (
-            "clip model/model.safetensors --clip none --out-dir a/clip".into(),
-            "a/clip",
+            "clip b/checkpoints/step-00000004/model.safetensors --clip none --out-dir of/clip"
+                .into(),
+            "of/clip",
         ),
     ] {
         let trace = "trace=fsync,mkdir,mkdirat";
