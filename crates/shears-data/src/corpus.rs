@@ -243,11 +243,12 @@ fn read_to_end<E: From<DataError>>(
             return Ok(bytes);
         }
         let read = bytes.len() as u64;
-        let more = match size.checked_sub(read) {
-            Some(rest @ 1..) => rest,
-            _ => CHUNK.max(read / 8),
+        let (more, moved) = match size.checked_sub(read) {
+            Some(rest @ 1..) => (rest, 0),
+            // A stream that outgrows its buffer may take both for a moment.
+            _ => (CHUNK.max(read / 8), read),
         };
-        room(read.saturating_add(more))?;
+        room(read.saturating_add(more).saturating_add(moved))?;
         let reserved = bytes.try_reserve_exact(usize::try_from(more).unwrap_or(usize::MAX));
         reserved.map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
         bytes.append(&mut first);

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -59,6 +60,16 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 /// Whether the command trains, so that smaller settings help where memory is short.
 pub(crate) static TRAINS: AtomicBool = AtomicBool::new(false);
 
+/// Memory for the last message.
+static RESERVE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+/// Sets memory aside that [`out_of_memory`] frees, so that its message can be allocated.
+pub(crate) fn reserve() {
+    if let Ok(mut reserve) = RESERVE.lock() {
+        *reserve = Vec::with_capacity(1 << 16);
+    }
+}
+
 /// Exits because an allocation failed, with one line and the exit code of any failure. What a run
 /// has saved stays intact.
 pub(crate) fn out_of_memory(bytes: usize) {
@@ -77,6 +88,9 @@ pub(crate) fn out_of_memory(bytes: usize) {
         }
     }
     SAYING.set(true);
+    if let Ok(mut reserve) = RESERVE.try_lock() {
+        *reserve = Vec::new();
+    }
     crate::screen::leave();
     let megabytes = bytes.div_ceil(1 << 20);
     let remedy = match TRAINS.load(Ordering::SeqCst) {
