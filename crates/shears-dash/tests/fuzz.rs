@@ -80,7 +80,7 @@ pub(crate) fn request() -> Target {
         let Some(request) = parse(input) else {
             return;
         };
-        runtime.block_on(answered(app.clone(), request));
+        runtime.block_on(answered(app.clone(), request, input));
         // No request writes anything.
         let now = fs::read_to_string(runs.path().join("a/events.jsonl"));
         assert_eq!(now.unwrap(), log);
@@ -117,13 +117,13 @@ pub(crate) fn page() -> Target {
         fs::write(runs.path().join("a/events.jsonl"), input).unwrap();
         for path in OF_A_RUN {
             let request = parse(format!("GET {path}").as_bytes()).unwrap();
-            runtime.block_on(answered(app.clone(), request));
+            runtime.block_on(answered(app.clone(), request, input));
         }
     })
 }
 
-/// Asks, and checks the answer.
-async fn answered(app: Router, request: Request<Body>) {
+/// Asks, and checks the answer, which may quote the input.
+async fn answered(app: Router, request: Request<Body>, input: &[u8]) {
     let is_live = request.uri().path() == "/api/live";
     let asked = app.oneshot(request);
     let answer = tokio::time::timeout(Duration::from_secs(20), asked).await;
@@ -133,16 +133,19 @@ async fn answered(app: Router, request: Request<Body>) {
     // The body of a live stream has no end.
     if !is_live {
         let body = to_bytes(answer.into_body(), MOST).await.unwrap();
-        let says = |words: &str| {
-            let mut parts = body.windows(words.len());
-            parts.any(|part| part == words.as_bytes())
-        };
+        let says = |words| contains(&body, words);
         // A log that cannot be read, of a later format for example, is a problem in words; a panic
         // is none, or an interrupted answer.
         let in_words = says("\"problem\"") && !says("interrupted");
         assert!(!failed || in_words, "{}", body.escape_ascii());
-        assert!(!says("deserialize"), "{}", body.escape_ascii());
+        let quotes = contains(input, "deserialize") || input.contains(&b'%');
+        assert!(quotes || !says("deserialize"), "{}", body.escape_ascii());
     }
+}
+
+fn contains(text: &[u8], words: &str) -> bool {
+    let mut parts = text.windows(words.len());
+    parts.any(|part| part == words.as_bytes())
 }
 
 #[test]
