@@ -6,7 +6,7 @@ use pulp::{Simd, WithSimd};
 use crate::buffer::Buffer;
 use crate::vector::prefetch_row;
 
-use super::panels::ROWS_AHEAD;
+use super::panels::{ROWS_AHEAD, transpose_panel};
 
 /// The inner dimension is padded to a multiple of this many pairs, the row of an AMX tile register.
 const GRAIN: usize = 16;
@@ -159,22 +159,8 @@ impl WithSimd for TransposeRows<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) {
-        self.panel.fill(0.0);
-        if self.inner == 0 {
-            return;
-        }
-        for column in 0..self.valid {
-            let row = &self.weight[column * self.stride..][..self.inner];
-            let (neighbours, last) = row.as_chunks::<2>();
-            let out = self.panel[column..].iter_mut().step_by(self.width);
-            let last = last.iter().map(|last| pair(*last, 0.0));
-            let pairs = neighbours
-                .iter()
-                .map(|[first, second]| pair(*first, *second));
-            for (out, pair) in out.zip(pairs.chain(last)) {
-                *out = pair;
-            }
-        }
+    fn with_simd<S: Simd>(self, simd: S) {
+        let (pairs, count) = rows(simd, (self.weight, self.stride), self.valid, self.inner);
+        transpose_panel(&pairs, count, count, self.valid, self.width, self.panel);
     }
 }

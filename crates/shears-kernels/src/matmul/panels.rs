@@ -16,6 +16,10 @@ pub(super) const DEPTH_BLOCK: usize = 256;
 /// not cross pages.
 pub(super) const ROWS_AHEAD: usize = 8;
 
+/// Inner dimension of the part of a panel that is transposed at a time, so that it stays in the L1
+/// cache until all of its columns are written.
+const TRANSPOSE_BLOCK: usize = 64;
+
 /// A left factor `[rows, inner]`, with any strides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left<'a> {
@@ -315,7 +319,7 @@ fn copy_array<const WIDTH: usize>(row: &[f32], out: &mut [f32]) -> bool {
 
 /// Transposes the first `valid` rows, of `inner` elements and `stride` apart, into the columns of a
 /// panel of width `width`, zero-padded.
-#[inline(always)]
+#[inline(never)] // It is called from code for each instruction set, and uses only the baseline.
 pub(super) fn transpose_panel(
     weight: &[f32],
     stride: usize,
@@ -327,14 +331,61 @@ pub(super) fn transpose_panel(
     if valid < width {
         panel.fill(0.0);
     }
-    if inner == 0 {
-        return;
+    for start in (0..inner).step_by(TRANSPOSE_BLOCK) {
+        let count = TRANSPOSE_BLOCK.min(inner - start);
+        let panel = &mut panel[start * width..][..count * width];
+        for first in (0..valid).step_by(4) {
+            let columns = first..valid.min(first + 4);
+            let row = |column: usize| &weight[column * stride + start..][..count];
+            for column in columns.clone() {
+                prefetch_row(row(column), ROWS_AHEAD * stride);
+            }
+            let mut done = 0;
+            if columns.len() == 4 {
+                done = count / 4 * 4;
+                let rows = std::array::from_fn(|n| &row(first + n)[..done]);
+                transpose_fours(rows, &mut panel[first..], width);
+            }
+            for column in columns {
+                for (k, x) in row(column).iter().enumerate().skip(done) {
+                    panel[k * width + column] = *x;
+                }
+            }
+        }
     }
-    for column in 0..valid {
-        let row = &weight[column * stride..][..inner];
-        prefetch_row(row, ROWS_AHEAD * stride);
-        for (out, x) in panel[column..].iter_mut().step_by(width).zip(row) {
-            *out = *x;
+}
+
+/// Writes four rows of equal length, a multiple of four, to the first four columns of `out`, whose
+/// rows are `width` elements apart. On x86-64 four elements are stored at a time, which the compiler
+/// does not find by itself.
+#[inline(always)]
+fn transpose_fours(rows: [&[f32]; 4], out: &mut [f32], width: usize) {
+    let len = rows[0].len();
+    assert!(rows.iter().all(|row| row.len() == len) && len.is_multiple_of(4));
+    assert!(len == 0 || (len - 1) * width + 4 <= out.len());
+    #[cfg(target_arch = "x86_64")]
+    for k in (0..len).step_by(4) {
+        use std::arch::x86_64::*;
+        // SAFETY: rows and columns were checked above; every x86-64 CPU has the instructions.
+        unsafe {
+            let [a, b, c, d] = rows.map(|row| _mm_loadu_ps(row.as_ptr().add(k)));
+            let (low, high) = (_mm_unpacklo_ps(a, b), _mm_unpackhi_ps(a, b));
+            let (next_low, next_high) = (_mm_unpacklo_ps(c, d), _mm_unpackhi_ps(c, d));
+            let columns = [
+                _mm_movelh_ps(low, next_low),
+                _mm_movehl_ps(next_low, low),
+                _mm_movelh_ps(high, next_high),
+                _mm_movehl_ps(next_high, high),
+            ];
+            for (n, column) in columns.into_iter().enumerate() {
+                _mm_storeu_ps(out.as_mut_ptr().add((k + n) * width), column);
+            }
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    for (column, row) in rows.into_iter().enumerate() {
+        for (k, x) in row.iter().enumerate() {
+            out[k * width + column] = *x;
         }
     }
 }

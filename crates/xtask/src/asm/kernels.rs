@@ -95,7 +95,7 @@ const fn three(avx512: Asked, avx2: Asked, portable: Asked) -> [(Set, Asked); 3]
 }
 
 /// A loop belongs to the first kernel that matches.
-pub(super) static KERNELS: [Kernel; 23] = [
+pub(super) static KERNELS: [Kernel; 24] = [
     // One of its multiplications is a tile of 16 x 16 sums, of 16 products of pairs each.
     kernel(
         "AMX product, 2 x 2 tiles",
@@ -157,6 +157,11 @@ pub(super) static KERNELS: [Kernel; 23] = [
         &three(Clean(9.0), Clean(8.0), Stack(10.0, 12, SUMS)),
     ),
     kernel(
+        "gradient scaling",
+        &[("measure.rs", "scale_chunk")],
+        &three(Clean(7.5), Clean(9.75), Clean(8.75)),
+    ),
+    kernel(
         "GELU by tanh",
         &[("math.rs", "normal_by_tanh<")],
         &three(Clean(3.3), Stack(4.0, 13, SIXTEEN), Calls(FMAF)),
@@ -184,7 +189,7 @@ pub(super) static KERNELS: [Kernel; 23] = [
     kernel(
         "softmax exponentials",
         &[("math.rs", "exp<")],
-        &three(Stack(5.7, 31, DRAWS), Stack(3.6, 4, SIXTEEN), Absent(FMAF)),
+        &three(Stack(5.7, 31, DRAWS), Stack(3.7, 4, SIXTEEN), Absent(FMAF)),
     ),
     kernel(
         "dropout",
