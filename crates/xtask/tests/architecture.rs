@@ -327,3 +327,84 @@ fn files_are_of_a_size_that_can_be_read() {
     }
     assert!(checked > 30, "only {checked} files were found");
 }
+
+/// The places where a text names something as `word`, followed by `::`.
+fn names(text: &str, word: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || c == '_';
+    let mut found = text.match_indices(word);
+    found.any(|(place, _)| {
+        let is_whole = !text[..place].ends_with(is_part);
+        is_whole && text[place + word.len()..].starts_with("::")
+    })
+}
+
+/// The names of the dependencies in a manifest, as the code has them.
+fn dependencies_in(manifest: &str) -> BTreeSet<String> {
+    let manifest: toml::Table = toml::from_str(&read(manifest)).unwrap();
+    let tables = ["dependencies", "dev-dependencies"];
+    let tables = tables
+        .iter()
+        .filter_map(|table| manifest.get(*table)?.as_table());
+    let names = tables.flat_map(toml::Table::keys);
+    names.map(|name| name.replace('-', "_")).collect()
+}
+
+/// A file without its tests and comments, and the same of its modules in files of their own.
+fn code_of(path: &Path) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    let lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let mut code: String = lines.flat_map(|line| [line, "\n"]).collect();
+    let modules: Vec<String> = code
+        .lines()
+        .filter_map(|line| line.split_once("mod ")?.1.strip_suffix(';'))
+        .map(|name| format!("{name}.rs"))
+        .collect();
+    for name in modules {
+        let places = [
+            path.with_extension("").join(&name),
+            path.with_file_name(&name),
+        ];
+        let there = places.iter().find(|place| place.is_file());
+        code += &there.map_or(String::new(), |place| code_of(place));
+    }
+    code
+}
+
+/// `fuzz` is no member of the workspace, so nothing else compiles it on a stable compiler.
+#[test]
+fn the_fuzz_crate_has_what_the_files_in_it_name() {
+    let library = read("fuzz/src/lib.rs");
+    let there = dependencies_in("fuzz/Cargo.toml");
+    let paths = library
+        .lines()
+        .filter_map(|line| line.strip_prefix("#[path = \"../../"));
+    let mut checked = 0;
+    for path in paths.map(|path| path.trim_end_matches("\"]")) {
+        let code = code_of(&root().join(path));
+        let owner = path.split('/').nth(1).unwrap();
+        let mut known = dependencies_in(&format!("crates/{owner}/Cargo.toml"));
+        known.insert(owner.replace('-', "_"));
+        let lacking = known.difference(&there).find(|name| names(&code, name));
+        assert_eq!(
+            lacking, None,
+            "fuzz/Cargo.toml lacks it, and {path} names it"
+        );
+        for rest in code.split("crate::").skip(1) {
+            let name = rest
+                .split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next()
+                .unwrap();
+            let is_module = rest[name.len()..].starts_with("::");
+            let declared = [format!("mod {name};"), format!("mod {name} {{")];
+            assert!(
+                !is_module || declared.iter().any(|line| library.contains(line)),
+                "fuzz/src/lib.rs lacks the module {name}, which {path} names"
+            );
+        }
+        checked += 1;
+    }
+    assert!(checked > 10, "only {checked} files were found");
+}
