@@ -24,7 +24,11 @@ pub(crate) fn open(path: &Path) -> Result<ModelSource, ExchangeError> {
     foreign::check(path)?;
     match PytorchReader::read_pickle_data(path, Some("model_args")) {
         Ok(PickleValue::Dict(arguments)) => nano_gpt(path, &arguments),
-        _ => recurrent(path),
+        _ => {
+            let mut catalogue = Catalogue::default();
+            catalogue.add_pytorch(path, None)?;
+            recurrent(path, catalogue)
+        }
     }
 }
 
@@ -50,7 +54,14 @@ fn nano_gpt(
     };
     let valid = config.validate();
     valid.map_err(|error| ExchangeError::refused(path, format!("has no valid model: {error}")))?;
-    let has_biases = !matches!(arguments.get("bias"), Some(PickleValue::Bool(false)));
+    let has_biases = match arguments.get("bias") {
+        None => true,
+        Some(PickleValue::Bool(bias)) => *bias,
+        Some(_) => {
+            let problem = "needs a bias that is True or False in its model_args";
+            return Err(ExchangeError::refused(path, problem));
+        }
+    };
     let mut catalogue = Catalogue::default();
     catalogue.add_pytorch(path, Some("model"))?;
     catalogue.strip_prefix(COMPILED);
@@ -119,9 +130,7 @@ fn characters(path: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, Exchang
 }
 
 /// A recurrent model of any class: its one RNN, one embedding and one linear layer.
-fn recurrent(path: &Path) -> Result<ModelSource, ExchangeError> {
-    let mut catalogue = Catalogue::default();
-    catalogue.add_pytorch(path, None)?;
+pub(crate) fn recurrent(path: &Path, catalogue: Catalogue) -> Result<ModelSource, ExchangeError> {
     let found = Found { path, catalogue };
     let (config, vocabulary, wanted) = found.parts()?;
     found

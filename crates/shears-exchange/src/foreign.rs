@@ -67,3 +67,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, ExchangeError> {
     serde_json::from_str(&read_text(path)?)
         .map_err(|error| ExchangeError::refused(path, json_problem(&error)))
 }
+
+/// The start of a value from a file, for a message.
+pub(crate) fn shortened(text: &str) -> String {
+    text.chars().take(40).collect()
+}

@@ -14,6 +14,7 @@ use crate::export::TrainedModel;
 use crate::names::{Family, Naming};
 use crate::safetensors_file::{self, Written};
 pub(crate) use import::open;
+pub(crate) use tokenizer::open as open_tokenizer;
 
 /// The default temperature of `shears generate`.
 const TEMPERATURE: f64 = 0.8;

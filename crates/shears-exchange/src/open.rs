@@ -5,11 +5,13 @@ use std::path::Path;
 use shears_train::RunFolder;
 
 use crate::error::ExchangeError;
+use crate::foreign::read_json;
 use crate::source::{ModelSource, StoredWeights};
-use crate::{checkpoint, huggingface};
+use crate::{checkpoint, huggingface, pytorch};
 
 impl ModelSource {
-    /// Opens a run, a Hugging Face folder, or a PyTorch file.
+    /// Opens a run, a Hugging Face folder, a folder of [`export_pytorch`](crate::export_pytorch),
+    /// or a PyTorch file.
     ///
     /// # Errors
     ///
@@ -19,8 +21,14 @@ impl ModelSource {
         if path.join("plan.toml").is_file() {
             return open_run(path);
         }
-        if path.join("config.json").is_file() {
-            return huggingface::open(path);
+        let config = path.join("config.json");
+        if config.is_file() {
+            let config = read_json(&config)?;
+            // That of our own export for PyTorch names no type.
+            return match config["model_type"].is_null() && !config["cell"].is_null() {
+                true => pytorch::open(path, &config),
+                false => huggingface::open(path, config),
+            };
         }
         let is_safetensors = path
             .extension()

@@ -1,14 +1,22 @@
-//! Exports a recurrent model under PyTorch's names, with a class that loads it.
+//! Exports a recurrent model under PyTorch's names, with a class that loads it, and imports it.
 
 use std::path::Path;
 
 use serde_json::{Value, json};
-use shears_model::Architecture;
+use shears_model::{Architecture, ModelConfig};
 
 use crate::beside::{write_json, write_tokenizer};
+use crate::catalogue::Catalogue;
+use crate::checkpoint::recurrent;
 use crate::error::ExchangeError;
 use crate::export::TrainedModel;
+use crate::foreign::shortened;
+use crate::huggingface::open_tokenizer;
 use crate::safetensors_file::{self, Written};
+use crate::source::{ModelSource, StoredWeights};
+
+const CONFIG: &str = "config.json";
+const WEIGHTS: &str = "model.safetensors";
 
 /// Writes into an existing folder: weights under the names of `torch.nn`, config, tokenizer, and a
 /// README with a class that loads them.
@@ -32,8 +40,8 @@ pub fn export_pytorch(model: &TrainedModel<'_>, folder: &Path) -> Result<(), Exc
             tensors.push(Written::whole(tensor, "decoder.weight".to_string()));
         }
     }
-    safetensors_file::write(&folder.join("model.safetensors"), tensors)?;
-    write_json(folder, "config.json", &config(model))?;
+    safetensors_file::write(&folder.join(WEIGHTS), tensors)?;
+    write_json(folder, CONFIG, &config(model))?;
     write_tokenizer(folder, model.tokenizer.json())?;
     model
         .card
@@ -59,21 +67,68 @@ fn their_name(ours: &str) -> Result<String, ExchangeError> {
 }
 
 fn config(model: &TrainedModel<'_>) -> Value {
-    let config = &model.config;
+    let mut json = shape(&model.config, model.vocabulary());
+    json["dropout"] = model.config.dropout.into();
+    json["shears"] = model.card.json();
+    json
+}
+
+/// The keys of `config.json` that determine the model.
+fn shape(config: &ModelConfig, vocabulary: usize) -> Value {
     let mut json = json!({
         "cell": config.architecture.name(),
-        "vocab_size": model.vocabulary(),
+        "vocab_size": vocabulary,
         "embedding_size": config.embedding,
         "hidden_size": config.hidden,
         "num_layers": config.layers,
-        "dropout": config.dropout,
         "tied": config.tied,
-        "shears": model.card.json(),
     });
     if config.architecture == Architecture::Rnn {
         json["nonlinearity"] = config.nonlinearity.name().into();
     }
     json
+}
+
+/// Opens a folder that [`export_pytorch`] wrote, with this `config.json`.
+pub(crate) fn open(folder: &Path, config: &Value) -> Result<ModelSource, ExchangeError> {
+    let config_path = folder.join(CONFIG);
+    let refused = |key: &str, expected: &str| {
+        let found = shortened(&config[key].to_string());
+        let problem = format!("has {key} {found}; it must be {expected}");
+        ExchangeError::refused(&config_path, problem)
+    };
+    let mut catalogue = Catalogue::default();
+    catalogue.add_safetensors(&folder.join(WEIGHTS))?;
+    let mut source = recurrent(folder, catalogue)?;
+    let model = &mut source.config;
+    // The weights do not say these.
+    let tied = config["tied"].as_bool();
+    model.tied = tied.ok_or_else(|| refused("tied", "true or false"))?;
+    if model.architecture == Architecture::Rnn {
+        let name = config["nonlinearity"].as_str();
+        let known = name.and_then(|name| name.parse().ok());
+        model.nonlinearity = known.ok_or_else(|| refused("nonlinearity", "tanh or relu"))?;
+    }
+    for (key, found) in shape(model, source.vocabulary)
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        if config[key] != *found {
+            return Err(refused(key, &format!("{found}, as its weights have it")));
+        }
+    }
+    let valid = model.validate();
+    valid.map_err(|error| {
+        ExchangeError::refused(&config_path, format!("has no valid model: {error}"))
+    })?;
+    if let StoredWeights::Files { wanted, beside, .. } = &mut source.weights {
+        // It is there twice.
+        wanted.retain(|wanted| !model.tied || wanted.ours != "output.weight");
+        beside.push(config_path);
+    }
+    source.tokenizer = open_tokenizer(folder)?;
+    Ok(source)
 }
 
 const USAGE: &str = "

@@ -77,8 +77,9 @@ settings! {
     /// or of a PyTorch RNN, LSTM or GRU
     ///
     /// The model's shape and tokenizer come from the source; optimizer and steps start anew. From a
-    /// run it takes the best checkpoint. The run records the SHA-256 of the source's files and no
-    /// longer needs them after its first checkpoint.
+    /// run it takes the best checkpoint. What `shears export` writes is read, too, except for GGUF.
+    /// The run records the SHA-256 of the source's files and no longer needs them after its first
+    /// checkpoint.
     init_from: Option<PathBuf> { section: Model, value: "SOURCE", default: None }
 
     /// Kind of model

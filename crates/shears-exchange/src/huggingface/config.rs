@@ -7,7 +7,7 @@ use shears_model::{Architecture, BlockConfig, ModelConfig};
 
 use crate::error::ExchangeError;
 use crate::export::ACTIVATIONS;
-use crate::foreign::read_json;
+use crate::foreign::shortened;
 use crate::names::{Family, LAYERS_MAX, SIZE_MAX, model_config};
 
 /// `config.json`.
@@ -22,20 +22,30 @@ pub(super) struct Described {
     pub(super) model: ModelConfig,
     /// Rows of the embedding.
     pub(super) vocabulary: usize,
+    /// The first end-of-text token, if the embedding has it.
+    pub(super) end_token: Option<u32>,
+    /// Whether the files have the biases of attention and MLP, for a model with biases.
+    biases: [bool; 2],
+}
+
+impl Described {
+    /// Whether the files have this bias, for a model with biases.
+    pub(super) fn has_bias(&self, ours: &str) -> bool {
+        self.biases[usize::from(ours.contains(".mlp."))]
+    }
 }
 
 impl Config {
-    pub(super) fn read(path: &Path) -> Result<Config, ExchangeError> {
-        Ok(Config {
-            json: read_json(path)?,
+    pub(super) fn new(json: Value, path: &Path) -> Config {
+        Config {
+            json,
             path: path.to_path_buf(),
-        })
+        }
     }
 
     /// The shape of the model, and the rows of its embedding.
     pub(super) fn describe(&self) -> Result<Described, ExchangeError> {
-        let kind = self.json["model_type"].as_str().unwrap_or("none");
-        let (family, model, tied, vocabulary) = match kind {
+        let (family, model, tied, vocabulary) = match self.text(&self.json, "model_type", "none")? {
             "gpt2" => (Family::Gpt2, self.gpt_2()?, true, 50257),
             "llama" => (Family::Llama, self.llama()?, false, 32000),
             kind => {
@@ -44,8 +54,19 @@ impl Config {
                 return Err(self.refused(problem));
             }
         };
+        let biases = match family {
+            Family::Gpt2 => [true, true],
+            Family::Llama => [
+                self.is("attention_bias", false)?,
+                self.is("mlp_bias", false)?,
+            ],
+        };
         let model = ModelConfig {
-            tied: self.is("tie_word_embeddings", tied),
+            tied: self.is("tie_word_embeddings", tied)?,
+            block: BlockConfig {
+                bias: biases.contains(&true),
+                ..model.block
+            },
             ..model
         };
         let vocabulary = self.size("vocab_size", vocabulary)?;
@@ -55,6 +76,8 @@ impl Config {
             family,
             model,
             vocabulary,
+            end_token: self.end_token(vocabulary)?,
+            biases,
         })
     }
 
@@ -65,12 +88,12 @@ impl Config {
             ("reorder_and_upcast_attn", false),
             ("scale_attn_weights", true),
         ] {
-            if self.is(key, usual) != usual {
+            if self.is(key, usual)? != usual {
                 let problem = format!("has {key} {}; only {usual} is supported", !usual);
                 return Err(self.refused(problem));
             }
         }
-        let activation = self.text("activation_function", "gelu_new");
+        let activation = self.text(&self.json, "activation_function", "gelu_new")?;
         let name = match activation {
             // A second name for it.
             "gelu_pytorch_tanh" => "gelu_new",
@@ -87,7 +110,7 @@ impl Config {
         let hidden = self.size("n_embd", 768)?;
         let block = BlockConfig {
             mlp: *mlp,
-            norm_epsilon: self.number("layer_norm_epsilon", &self.json, 1e-5)?,
+            norm_epsilon: self.number(&self.json, "layer_norm_epsilon", 1e-5)?,
             inner: self.size("n_inner", 4 * hidden as u64)?,
             ..BlockConfig::default()
         };
@@ -101,7 +124,7 @@ impl Config {
     }
 
     fn llama(&self) -> Result<ModelConfig, ExchangeError> {
-        let activation = self.text("hidden_act", "silu");
+        let activation = self.text(&self.json, "hidden_act", "silu")?;
         if !["silu", "swish"].contains(&activation) {
             let activation = shortened(activation);
             let problem = format!("has hidden_act {activation}; only silu is supported");
@@ -119,10 +142,9 @@ impl Config {
             return Err(self.refused(problem));
         }
         let block = BlockConfig {
-            norm_epsilon: self.number("rms_norm_eps", &self.json, 1e-6)?,
+            norm_epsilon: self.number(&self.json, "rms_norm_eps", 1e-6)?,
             rope_theta: self.rope_theta()?,
             inner: self.size("intermediate_size", 11008)?,
-            bias: self.is("attention_bias", false) || self.is("mlp_bias", false),
             ..BlockConfig::llama(self.size("num_key_value_heads", heads as u64)?)
         };
         Ok(ModelConfig {
@@ -135,60 +157,75 @@ impl Config {
     }
 
     /// The base of the angles: beside the scaling before version 5 of `transformers`, and together
-    /// with it since then.
+    /// with it since then, as is the share of a head that rotates.
     fn rope_theta(&self) -> Result<f64, ExchangeError> {
+        let none = Value::Null;
+        let mut theta = self.number(&self.json, "rope_theta", 10_000.0)?;
+        let mut share = self.number(&self.json, "partial_rotary_factor", 1.0)?;
         for key in ["rope_scaling", "rope_parameters"] {
-            let parameters = &self.json[key];
+            let parameters = self.value(&self.json, key, &none, "null or an object", |value| {
+                value.is_object().then_some(value)
+            })?;
             for name in ["rope_type", "type"] {
-                match parameters[name].as_str() {
-                    None | Some("default") => {}
-                    Some(kind) => {
-                        let kind = shortened(kind);
-                        let problem = format!(
-                            "has {key} of type {kind}; scaled positions are not supported, only type \
-                             default"
-                        );
-                        return Err(self.refused(problem));
-                    }
+                let kind = self.text(parameters, name, "default")?;
+                if kind != "default" {
+                    let kind = shortened(kind);
+                    let problem = format!(
+                        "has {key} of type {kind}; scaled positions are not supported, only type \
+                         default"
+                    );
+                    return Err(self.refused(problem));
                 }
             }
+            theta = self.number(parameters, "rope_theta", theta)?;
+            share = self.number(parameters, "partial_rotary_factor", share)?;
         }
-        if self.number("partial_rotary_factor", &self.json, 1.0)? != 1.0 {
+        if share != 1.0 {
             let problem = "has a partial_rotary_factor; partial rotation is not supported";
             return Err(self.refused(problem.to_string()));
         }
-        let parameters = match &self.json["rope_parameters"] {
-            parameters if parameters["rope_theta"].is_number() => parameters,
-            _ => &self.json,
-        };
-        self.number("rope_theta", parameters, 10_000.0)
+        Ok(theta)
     }
 
-    fn is(&self, key: &str, usual: bool) -> bool {
-        self.json[key].as_bool().unwrap_or(usual)
+    /// What `read` makes of a value, or the default of `transformers` where it is absent or null.
+    fn value<'a, T>(
+        &self,
+        of: &'a Value,
+        key: &str,
+        default: T,
+        expected: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<T, ExchangeError> {
+        match &of[key] {
+            Value::Null => Ok(default),
+            value => read(value).ok_or_else(|| {
+                let value = shortened(&value.to_string());
+                self.refused(format!("has {key} {value}; it must be {expected}"))
+            }),
+        }
     }
 
-    fn text<'a>(&'a self, key: &str, usual: &'a str) -> &'a str {
-        self.json[key].as_str().unwrap_or(usual)
+    fn is(&self, key: &str, default: bool) -> Result<bool, ExchangeError> {
+        self.value(&self.json, key, default, "true or false", Value::as_bool)
     }
 
-    /// A positive number in the config.
-    fn number(&self, key: &str, of: &Value, usual: f64) -> Result<f64, ExchangeError> {
-        let number = match &of[key] {
-            Value::Null => Some(usual),
-            value => value.as_f64(),
-        };
+    fn text<'a>(
+        &self,
+        of: &'a Value,
+        key: &str,
+        default: &'a str,
+    ) -> Result<&'a str, ExchangeError> {
+        self.value(of, key, default, "a text in quotes", Value::as_str)
+    }
+
+    /// A positive number.
+    fn number(&self, of: &Value, key: &str, default: f64) -> Result<f64, ExchangeError> {
         // In single precision it must be neither zero nor infinite.
         let range = f64::from(f32::MIN_POSITIVE)..=f64::from(f32::MAX);
-        number
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| {
-                let value = shortened(&of[key].to_string());
-                self.refused(format!("has {key} {value}; it must be above 0 and finite"))
-            })
+        let read = |value: &Value| value.as_f64().filter(|number| range.contains(number));
+        self.value(of, key, default, "a number above 0 and finite", read)
     }
 
-    /// A size in the config, with the default of `transformers`.
     fn size(&self, key: &str, default: u64) -> Result<usize, ExchangeError> {
         self.size_up_to(SIZE_MAX, key, default)
     }
@@ -198,47 +235,25 @@ impl Config {
     }
 
     fn size_up_to(&self, most: u64, key: &str, default: u64) -> Result<usize, ExchangeError> {
-        let value = &self.json[key];
-        let size = match value.is_null() {
-            true => Some(default),
-            false => value.as_u64(),
-        };
-        match size.filter(|size| (1..=most).contains(size)) {
-            Some(size) => Ok(size as usize),
-            None => {
-                let value = shortened(&value.to_string());
-                let problem = format!("has {key} {value}; it must be from 1 to {most}");
-                Err(self.refused(problem))
-            }
-        }
-    }
-
-    /// Whether the files have this bias, for a model with biases.
-    pub(super) fn has_bias(&self, family: Family, ours: &str) -> bool {
-        let is_of_mlp = ours.contains(".mlp.");
-        match family {
-            Family::Gpt2 => true,
-            Family::Llama if is_of_mlp => self.is("mlp_bias", false),
-            Family::Llama => self.is("attention_bias", false),
-        }
+        let read = |value: &Value| value.as_u64().filter(|size| (1..=most).contains(size));
+        let expected = format!("a whole number from 1 to {most}");
+        let size = self.value(&self.json, key, default, &expected, read)?;
+        Ok(size as usize)
     }
 
     /// The first end-of-text token, if the embedding has it.
-    pub(super) fn end_token(&self, vocabulary: usize) -> Option<u32> {
-        let value = &self.json["eos_token_id"];
-        let first = value
-            .as_array()
-            .and_then(|several| several.first())
-            .unwrap_or(value);
-        let id = u32::try_from(first.as_u64()?).ok()?;
-        (id < vocabulary as u32).then_some(id)
+    fn end_token(&self, vocabulary: usize) -> Result<Option<u32>, ExchangeError> {
+        let first = |value: &Value| match value.as_array() {
+            Some(several) => several.first()?.as_i64(),
+            None => value.as_i64(),
+        };
+        let expected = "the number of a token, or a list of them";
+        let id = self.value(&self.json, "eos_token_id", -1, expected, first)?;
+        let is_there = |id: &u32| (*id as usize) < vocabulary;
+        Ok(u32::try_from(id).ok().filter(is_there))
     }
 
     fn refused(&self, problem: String) -> ExchangeError {
         ExchangeError::refused(&self.path, problem)
     }
-}
-
-fn shortened(text: &str) -> String {
-    text.chars().take(40).collect()
 }

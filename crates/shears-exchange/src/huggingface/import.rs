@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::config::{Config, Described};
 use super::tokenizer;
 use crate::catalogue::{Catalogue, Origin, Wanted};
@@ -10,17 +12,18 @@ use crate::foreign::read_json;
 use crate::names::{Naming, shapes};
 use crate::source::{ModelSource, StoredWeights};
 
-/// Opens a folder: config, tokenizer, and the names and shapes of the weights.
-pub(crate) fn open(folder: &Path) -> Result<ModelSource, ExchangeError> {
+/// Opens a folder with this `config.json`: tokenizer, and the names and shapes of the weights.
+pub(crate) fn open(folder: &Path, json: Value) -> Result<ModelSource, ExchangeError> {
     let config_path = folder.join("config.json");
-    let json = Config::read(&config_path)?;
-    let described = json.describe()?;
+    let described = Config::new(json, &config_path).describe()?;
     let catalogue = catalogue_of(folder)?;
-    let wanted = wanted(&json, &described, &catalogue);
+    let wanted = wanted(&described, &catalogue);
     let Described {
         family,
         model: config,
         vocabulary,
+        end_token,
+        ..
     } = described;
     catalogue.check(folder, &wanted, |name| {
         // Buffers in old files, and a tied output layer.
@@ -43,7 +46,7 @@ pub(crate) fn open(folder: &Path) -> Result<ModelSource, ExchangeError> {
         config,
         vocabulary,
         tokenizer,
-        end_token: json.end_token(vocabulary),
+        end_token,
         weights: StoredWeights::Files {
             catalogue,
             wanted,
@@ -101,11 +104,12 @@ fn shards(index: &Path) -> Result<Vec<String>, ExchangeError> {
 }
 
 /// The tensors of a model, with their origins.
-fn wanted(json: &Config, described: &Described, catalogue: &Catalogue) -> Vec<Wanted> {
+fn wanted(described: &Described, catalogue: &Catalogue) -> Vec<Wanted> {
     let Described {
         family,
         model,
         vocabulary,
+        ..
     } = described;
     let prefix = family.prefix();
     let has_prefix = catalogue
@@ -115,7 +119,7 @@ fn wanted(json: &Config, described: &Described, catalogue: &Catalogue) -> Vec<Wa
     let wanted = shapes(model, *vocabulary).into_iter();
     let wanted = wanted.filter_map(|(ours, shape)| {
         let mut pieces = Naming::HuggingFace.pieces(*family, model, &ours, &shape)?;
-        let is_left_out = ours.ends_with(".bias") && !json.has_bias(*family, &ours);
+        let is_left_out = ours.ends_with(".bias") && !described.has_bias(&ours);
         if !has_prefix {
             for piece in &mut pieces {
                 if let Some(name) = piece.name.strip_prefix(prefix) {

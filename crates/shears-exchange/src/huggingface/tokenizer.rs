@@ -12,7 +12,7 @@ use crate::foreign::{read_json, read_text};
 const END: &str = "<|endoftext|>";
 
 /// The tokenizer of a folder as a setting and as such, if there is one.
-pub(super) fn open(folder: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, ExchangeError> {
+pub(crate) fn open(folder: &Path) -> Result<Option<(TokenizerKind, Tokenizer)>, ExchangeError> {
     let whole = folder.join("tokenizer.json");
     if whole.is_file() {
         let tokenizer = Tokenizer::load(&whole)?;

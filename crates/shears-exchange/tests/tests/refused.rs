@@ -76,7 +76,7 @@ fn configs_of_unsupported_models_are_refused_by_name() {
         (
             "layer_norm_epsilon",
             json!(0.0),
-            "has layer_norm_epsilon 0.0; it must be above 0 and finite",
+            "has layer_norm_epsilon 0.0; it must be a number above 0 and finite",
         ),
         (
             "activation_function",
@@ -88,9 +88,22 @@ fn configs_of_unsupported_models_are_refused_by_name() {
             json!(32),
             "`transformer.h.0.mlp.c_fc.bias` has shape [64] in place of [32]",
         ),
-        ("n_embd", json!(-1), "has n_embd -1; it must be from 1 to"),
+        (
+            "n_embd",
+            json!(-1),
+            "has n_embd -1; it must be a whole number from 1 to",
+        ),
+        (
+            "n_embd",
+            json!(16.0),
+            "has n_embd 16.0; it must be a whole number",
+        ),
         ("n_layer", json!(1_u64 << 40), "has n_layer 1099511627776"),
-        ("n_layer", json!(1001), "it must be from 1 to 1000"),
+        (
+            "n_layer",
+            json!(1001),
+            "it must be a whole number from 1 to 1000",
+        ),
         (
             "n_head",
             json!(3),
@@ -102,6 +115,81 @@ fn configs_of_unsupported_models_are_refused_by_name() {
         change(folder.path(), key, value);
         check(folder.path(), part);
     }
+}
+
+#[test]
+fn values_of_another_type_are_refused_by_name() {
+    for (key, value, part) in [
+        (
+            "tie_word_embeddings",
+            json!("yes"),
+            "config.json has tie_word_embeddings \"yes\"; it must be true or false",
+        ),
+        (
+            "scale_attn_weights",
+            json!(1),
+            "has scale_attn_weights 1; it must be true or false",
+        ),
+        (
+            "activation_function",
+            json!(["gelu"]),
+            "has activation_function [\"gelu\"]; it must be a text",
+        ),
+        (
+            "model_type",
+            json!(2),
+            "has model_type 2; it must be a text",
+        ),
+        (
+            "eos_token_id",
+            json!("</s>"),
+            "has eos_token_id \"</s>\"; it must be the number of a token, or a list",
+        ),
+    ] {
+        let folder = copy("gpt2-tied");
+        change(folder.path(), key, value);
+        check(folder.path(), part);
+    }
+    for (key, value, part) in [
+        (
+            "rope_parameters",
+            json!({ "rope_theta": "500" }),
+            "has rope_theta \"500\"; it must be a number above 0 and finite",
+        ),
+        (
+            "rope_scaling",
+            json!("linear"),
+            "has rope_scaling \"linear\"; it must be null or an object",
+        ),
+        (
+            "mlp_bias",
+            json!("no"),
+            "has mlp_bias \"no\"; it must be true or false",
+        ),
+    ] {
+        let folder = copy("llama");
+        change(folder.path(), key, value);
+        check(folder.path(), part);
+    }
+}
+
+/// Null stands for the default, as in `transformers`.
+#[test]
+fn null_in_a_config_is_the_default() {
+    let folder = copy("gpt2-tied");
+    for key in [
+        "tie_word_embeddings",
+        "scale_attn_weights",
+        "activation_function",
+        "layer_norm_epsilon",
+        "n_inner",
+        "eos_token_id",
+    ] {
+        change(folder.path(), key, Value::Null);
+    }
+    let source = ModelSource::open(folder.path()).unwrap();
+    assert!(source.config.tied);
+    assert_eq!((source.config.inner(), source.end_token), (64, None));
 }
 
 #[test]
@@ -125,11 +213,16 @@ fn unsupported_llamas_are_refused_by_name() {
             json!(8),
             "has head_dim 8; only hidden_size divided by num_attention_heads (4)",
         ),
+        (
+            "rope_parameters",
+            json!({ "rope_type": "default", "partial_rotary_factor": 0.5 }),
+            "partial rotation is not supported",
+        ),
         ("hidden_act", json!("gelu"), "has hidden_act gelu"),
         (
             "rms_norm_eps",
             json!("small"),
-            "has rms_norm_eps \"small\"; it must be above 0 and finite",
+            "has rms_norm_eps \"small\"; it must be a number above 0 and finite",
         ),
         (
             "num_key_value_heads",

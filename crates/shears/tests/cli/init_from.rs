@@ -157,6 +157,47 @@ fn a_llama_round_trips() {
     scratch.run("generate new --tokens 40").succeeded();
 }
 
+#[test]
+fn a_folder_for_pytorch_round_trips() {
+    let scratch = Scratch::new();
+    for (name, flags) in [
+        ("lstm", "--layers 2 --embedding 8"),
+        ("rnn", "--model rnn --nonlinearity relu --tied"),
+    ] {
+        let (run, folder, new) = (
+            format!("run-{name}"),
+            format!("pt-{name}"),
+            format!("new-{name}"),
+        );
+        let tiny = TINY.replace("--layers 1", "");
+        scratch.train(format!("{tiny} {flags}"), &run);
+        scratch
+            .run(&format!("export {run} --format pytorch --out {folder}"))
+            .succeeded();
+        let more = "--batch 4 --window 8 --steps 2 --quiet";
+        let train = format!("train --init-from {folder} {more} --out {new}");
+        scratch.run(&train).succeeded();
+        let difference = initial_loss(&scratch, &new) - loss_of(&scratch, &run);
+        assert!(difference.abs() < 1e-6, "{difference}");
+        let (before, after) = (scratch.plan(&run), scratch.plan(&new));
+        for setting in ["model", "layers", "embedding", "nonlinearity", "tied"] {
+            assert_eq!(after.get(setting), before.get(setting), "{setting}");
+        }
+        let mut config = scratch.read_json(format!("{folder}/config.json"));
+        config["hidden_size"] = 17.into();
+        config["tied"] = "yes".into();
+        for words in [
+            "config.json has tied \"yes\"; it must be true or false",
+            "config.json has hidden_size 17; it must be 16, as its weights have it",
+        ] {
+            scratch.write(&format!("{folder}/config.json"), config.to_string());
+            let train = format!("train --init-from {folder} --out other");
+            scratch.refuses(2, &train, words);
+            config["tied"] = (name == "rnn").into();
+        }
+    }
+}
+
 /// The text of the sample that a run has written after a step.
 fn sample(scratch: &Scratch, run: &str) -> String {
     let events = scratch.events(run);
@@ -243,6 +284,10 @@ fn settings_that_contradict_the_model_are_refused_with_a_list() {
         (
             "--init-from run --preset gpt-128",
             &["does not match preset gpt-128"],
+        ),
+        (
+            "--init-from run --forget-bias",
+            &["forget-bias is for new weights"],
         ),
         ("--init-from nowhere", &["nowhere does not exist"]),
         ("--init-from page", &["config.json is a web page"]),

@@ -27,6 +27,12 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<ModelSource>> {
         // A PyTorch file does not say which nonlinearity it has.
         settings.remove("nonlinearity");
     }
+    if given.is_typed("forget-bias") {
+        misuse!(
+            "forget-bias is for new weights, and those of {} are trained; leave it out",
+            path.display()
+        );
+    }
     match &source.tokenizer {
         Some((kind, _)) => {
             let kind = kind.to_string();
