@@ -48,6 +48,17 @@ pub(crate) fn shown(value: &toml::Value) -> String {
     }
 }
 
+/// What a size of 0 stands for.
+fn derived(name: &str, value: &toml::Value) -> Option<String> {
+    let words = match name {
+        "kv-heads" => "as heads",
+        "inner" => "from hidden",
+        "context" => "as window",
+        _ => return None,
+    };
+    (value.as_integer() == Some(0)).then(|| words.to_string())
+}
+
 /// The settings of a plan's preset, if they are known.
 pub(crate) fn preset_of<'a>(
     plan: &toml::Table,
@@ -78,7 +89,7 @@ pub(crate) fn compared(
         let preset = preset.filter(|_| !OWN.contains(&name))?;
         match preset.get(name) {
             Some(expected) if expected == value => None,
-            Some(expected) => Some(shown(expected)),
+            Some(expected) => Some(derived(name, expected).unwrap_or_else(|| shown(expected))),
             None => Some("none".to_string()),
         }
     };
@@ -86,7 +97,7 @@ pub(crate) fn compared(
         .filter(|(name, _)| !NO_SETTINGS.contains(&name.as_str()))
         .map(|(name, value)| Setting {
             name: name.clone(),
-            value: shown(value),
+            value: derived(name, value).unwrap_or_else(|| shown(value)),
             preset: differing(name, value),
         })
         .collect()
@@ -129,6 +140,20 @@ mod tests {
                 .iter()
                 .all(|s| s.preset.is_none())
         );
+    }
+
+    #[test]
+    fn sizes_that_follow_from_others_are_words() {
+        let plan = table("preset = 'gpt-128'\nkv-heads = 2\ninner = 0\nwarmup = 0");
+        let presets = BTreeMap::from([("gpt-128".to_string(), table("kv-heads = 0\ninner = 0"))]);
+        let settings = compared(&plan, &presets);
+        let setting = |name: &str| {
+            let setting = settings.iter().find(|setting| setting.name == name);
+            setting.map(|setting| (setting.value.as_str(), setting.preset.as_deref()))
+        };
+        assert_eq!(setting("kv-heads"), Some(("2", Some("as heads"))));
+        assert_eq!(setting("inner"), Some(("from hidden", None)));
+        assert_eq!(setting("warmup"), Some(("0", Some("none"))));
     }
 
     #[test]

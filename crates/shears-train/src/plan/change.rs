@@ -72,6 +72,7 @@ impl Plan {
             return Err(PlanError::about("steps", message));
         }
         plan.changes.extend(changes);
+        plan.check_effect(given)?;
         plan.validate()?;
         Ok(plan)
     }

@@ -15,6 +15,9 @@ const CARRIED_STEPS: i64 = 300;
 /// Evaluations on the built-in text are fast, and its loss falls fast.
 const CARRIED_EVAL_EVERY: i64 = 100;
 
+/// Settings of the evaluations before the end of a run.
+const OF_EVALUATIONS: [&str; 2] = ["patience", "eval-tokens"];
+
 impl Plan {
     /// The plan of a new run: the preset, overridden by the given settings.
     ///
@@ -30,6 +33,7 @@ impl Plan {
             let choice = setting.map_or("", |setting| setting.belongs_to.deciding(&plan));
             error.with_origins(&plan, given, &[choice])
         })?;
+        plan.check_effect(given)?;
         plan.validate().map_err(|error| {
             let message = error.to_string();
             let words = message.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
@@ -60,7 +64,31 @@ impl Plan {
         let mut both = written.clone();
         both.extend(typed.clone());
         let plan = Plan::unchecked(&both)?;
-        written.retain(|name, _| Plan::setting(name).is_none_or(|setting| setting.belongs(&plan)));
+        written.retain(|name, _| {
+            let belongs = Plan::setting(name).is_none_or(|setting| setting.belongs(&plan));
+            belongs && (plan.eval_every > 0 || !OF_EVALUATIONS.contains(&name))
+        });
+        Ok(())
+    }
+
+    /// Refuses given settings that ask for something about evaluations of a run that has none
+    /// before its end. A stored plan may have them.
+    pub(super) fn check_effect(&self, given: &Table) -> Result<(), PlanError> {
+        for name in OF_EVALUATIONS {
+            let value = Plan::setting(name).and_then(|setting| setting.value_in(self));
+            let value = value.and_then(|value| value.as_integer()).unwrap_or(0);
+            // The evaluation before the first step of a trained model reads as many tokens.
+            let has_effect =
+                self.eval_every > 0 || (name != "patience" && self.init_from.is_some());
+            let is_new = given.contains_key(name) || given.contains_key("eval-every");
+            if value > 0 && !has_effect && is_new {
+                let message = format!(
+                    "{name} is {value}, but with eval-every 0 the only evaluation is at the end; \
+                     change one of them"
+                );
+                return Err(PlanError::about(name, message));
+            }
+        }
         Ok(())
     }
 
@@ -237,6 +265,23 @@ mod tests {
         );
         let error = resolve("preset = 'gpt-128'\nlr = 5e-5\nmin-lr = 1e-4").unwrap_err();
         assert_eq!(error, "min-lr is 0.0001; it must be from 0 to lr");
+    }
+
+    /// Earlier versions accepted it.
+    #[test]
+    fn a_stored_plan_may_have_settings_of_evaluations_without_any() {
+        let plan = Plan {
+            eval_every: 0,
+            patience: 3,
+            ..Preset::Lstm128.plan()
+        };
+        plan.validate().unwrap();
+        let again = plan.changed(&"save-every = 9".parse().unwrap(), 5).unwrap();
+        assert_eq!(again.patience, 3);
+        assert!(
+            plan.changed(&"eval-tokens = 9".parse().unwrap(), 5)
+                .is_err()
+        );
     }
 
     #[test]

@@ -40,18 +40,23 @@ impl Plan {
         values.collect()
     }
 
+    /// The plan with the sizes of the model in place of zeros, for a reader.
+    pub fn with_sizes(&self) -> Plan {
+        let model = self.model_config();
+        Plan {
+            kv_heads: model.kv_heads(),
+            inner: model.inner(),
+            context: model.context,
+            ..self.clone()
+        }
+    }
+
     fn from_stored(mut table: Table) -> Result<Plan, PlanError> {
-        let mut hash = |name: &str| match table.remove(name) {
-            Some(Value::String(hash)) => hash,
-            _ => String::new(),
-        };
-        let [text_sha256, val_sha256, tokenizer_sha256] = HASHES.map(&mut hash);
+        let hash = |name: &str| stored::<String>(name, table.remove(name));
+        let [text_sha256, val_sha256, tokenizer_sha256] = HASHES.map(hash);
         let [init_sha256, vocabulary, end_token] = INIT.map(|name| table.remove(name));
         let format = read_format(table.remove(FORMAT))?;
-        let paths_from = match table.remove(PATHS_FROM) {
-            Some(Value::String(folder)) => Some(folder.into()),
-            _ => None,
-        };
+        let paths_from = stored(PATHS_FROM, table.remove(PATHS_FROM))?;
         let changes = table
             .remove(CHANGES)
             .map_or(Ok(Vec::new()), Value::try_into);
@@ -83,9 +88,9 @@ impl Plan {
         }
         Ok(Plan {
             format,
-            text_sha256,
-            val_sha256,
-            tokenizer_sha256,
+            text_sha256: text_sha256?.unwrap_or_default(),
+            val_sha256: val_sha256?.unwrap_or_default(),
+            tokenizer_sha256: tokenizer_sha256?.unwrap_or_default(),
             init_sha256: stored(INIT[0], init_sha256)?.unwrap_or_default(),
             vocabulary: stored(INIT[1], vocabulary)?.unwrap_or_default(),
             end_token: stored(INIT[2], end_token)?,
@@ -261,6 +266,12 @@ mod tests {
             }
         }
         let mut table = Table::try_from(&plan).unwrap();
+        for name in HASHES.into_iter().chain(INIT).chain([PATHS_FROM, CHANGES]) {
+            let mut edited = table.clone();
+            edited.insert(name.into(), Value::Float(0.5));
+            let error = Plan::deserialize(edited).unwrap_err().to_string();
+            assert!(error.contains(&format!("`{name}` is not")), "{error}");
+        }
         table.insert("stpes".into(), Value::Integer(1));
         let error = Plan::deserialize(table).unwrap_err().to_string();
         assert!(error.contains("`stpes`"), "{error}");

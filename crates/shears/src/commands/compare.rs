@@ -259,7 +259,7 @@ fn differing(runs: &[Run]) -> Vec<&'static str> {
 
 /// The policy of a run, with the other settings that differ.
 fn variant(plan: &Plan, differing: &[&str]) -> Variant {
-    let table = toml::Table::try_from(plan).unwrap_or_default();
+    let table = toml::Table::try_from(plan.with_sizes()).unwrap_or_default();
     let mut name = plan.clip.to_string();
     for key in differing {
         if let Some(value) = table.get(*key) {

@@ -15,7 +15,7 @@ use shears_model::{AnyModel, LanguageModel};
 use shears_train::Trainer;
 
 use crate::commands::ModelArguments;
-use crate::exit::Misuse;
+use crate::exit::{Misuse, misuse};
 use crate::input;
 use crate::memory;
 use crate::model::{device_of, of_generation};
@@ -90,6 +90,23 @@ const EXAMPLES: &str = "Examples:
   shears generate runs/mine --temperature 0.5 --top-k 20 --num-samples 3
   echo 'Once upon' | shears generate runs/mine --prompt - --stop '.'";
 
+/// Refuses to sample from the one token that temperature 0 takes.
+fn refuse_without_effect(arguments: &GenerateArguments) -> Result<(), Misuse> {
+    let unused = [
+        (arguments.top_k.is_some(), "--top-k"),
+        (arguments.top_p.is_some(), "--top-p"),
+        (arguments.min_p.is_some(), "--min-p"),
+        (arguments.num_samples > 1, "--num-samples"),
+    ];
+    match unused.iter().find(|(is_given, _)| *is_given) {
+        Some((_, flag)) if arguments.temperature == 0.0 => misuse!(
+            "{flag} has no effect with --temperature 0, which takes the likeliest token; leave one \
+             out"
+        ),
+        _ => Ok(()),
+    }
+}
+
 pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
     let settings = SamplingSettings {
         temperature: arguments.temperature,
@@ -99,6 +116,7 @@ pub(crate) fn run(arguments: &GenerateArguments) -> anyhow::Result<ExitCode> {
         repetition_penalty: arguments.repetition_penalty,
     };
     settings.validate()?;
+    refuse_without_effect(arguments)?;
     let prompt = prompt(arguments)?;
     let mut trained = arguments.model.open()?;
     let tokens = trained.tokenizer.encode(&prompt)?;

@@ -91,7 +91,7 @@ impl Inspected {
         let end = self.columns.end.as_ref();
         let more = serde_json::json!({
             "end": end.map(|end| serde_json::json!({ "how": end.how, "message": end.message })),
-            "plan": self.plan,
+            "plan": self.plan.with_sizes(),
             "tokenizer": self.tokenizer.describe(),
             "parameters": elements,
             "history": history(&self.columns),

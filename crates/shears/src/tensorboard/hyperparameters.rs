@@ -88,7 +88,7 @@ pub(super) fn session_end(end: Option<End>) -> Option<Message> {
 
 /// The settings of the plan.
 fn settings(plan: &Plan) -> anyhow::Result<Table> {
-    let mut table = Table::try_from(plan)?;
+    let mut table = Table::try_from(plan.with_sizes())?;
     Plan::remove_identity(&mut table)?;
     Ok(table)
 }

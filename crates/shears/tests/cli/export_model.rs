@@ -34,6 +34,9 @@ fn a_transformer_has_the_names_and_shapes_of_gpt_2() {
     let plan = scratch.plan("run");
     let hash = plan["text-sha256"].as_str().unwrap();
     assert_eq!(config["shears"]["SHA-256 of the text"], hash);
+    for (setting, value) in [("kv-heads", 2), ("inner", 64), ("context", 16)] {
+        assert_eq!(config["shears"][setting], value.to_string(), "{setting}");
+    }
     let card = scratch.read("hf/README.md");
     has(&card, hash);
     has(

@@ -189,6 +189,54 @@ fn an_out_of_range_value_is_refused_by_name() {
 }
 
 #[test]
+fn settings_of_evaluations_need_evaluations() {
+    let scratch = Scratch::new();
+    for setting in ["patience", "eval-tokens"] {
+        let words = format!(
+            "shears: {setting} is 9, but with eval-every 0 the only evaluation is at the end; \
+             change one of them"
+        );
+        for command in ["train", "sweep"] {
+            let typed = format!("{command} --{setting} 9 --eval-every 0 --out run");
+            scratch.refuses(2, &typed, &words);
+        }
+    }
+    scratch.train(format!("{TINY} --patience 9"), "run");
+    let resume = "train --resume run --steps 44 --quiet --eval-every 0";
+    scratch.refuses(2, resume, "patience is 9, but with eval-every 0");
+    scratch.run(&format!("{resume} --patience 0")).succeeded();
+    // Of another run's plan only what has an effect is taken.
+    scratch.train(format!("{TINY} --patience 8"), "other");
+    scratch
+        .run("train --config other/plan.toml --eval-every 0 --quiet --out third")
+        .succeeded();
+    assert_eq!(scratch.plan("third")["patience"].as_integer(), Some(0));
+}
+
+#[test]
+fn nothing_is_sampled_at_temperature_0() {
+    let scratch = Scratch::trained();
+    for flag in ["top-k 3", "top-p 0.9", "min-p 0.1", "num-samples 2"] {
+        let (name, _) = flag.split_once(' ').unwrap();
+        let words = format!("shears: --{name} has no effect with --temperature 0");
+        scratch.refuses(2, &format!("generate run --temperature 0 --{flag}"), &words);
+    }
+}
+
+#[test]
+fn a_patience_that_outlasts_the_run_is_noted() {
+    let scratch = Scratch::new();
+    let train = |patience: u32, out: &str| {
+        let few = TINY.replace("--eval-every 20", "--eval-every 10");
+        let train = format!("train {few} --patience {patience} --out {out}");
+        scratch.run(&train).succeeded()
+    };
+    let note = "note: patience is 3, and the run has 3 evaluations before its end";
+    has(&train(3, "a"), note);
+    assert!(!train(2, "b").contains("note: patience"));
+}
+
+#[test]
 fn a_plan_that_is_read_is_checked_as_one_that_is_typed() {
     let scratch = Scratch::trained();
     let plan = scratch.read("run/plan.toml");

@@ -115,6 +115,7 @@ fn card_of(trained: &Trained) -> anyhow::Result<Card> {
 
 /// The settings that matter for using the model, or for training it again.
 fn settings_of(plan: &Plan) -> Vec<(String, String)> {
+    let plan = &plan.with_sizes();
     let mut facts = vec![("SHA-256 of the text".to_string(), plan.text_sha256.clone())];
     for setting in Plan::settings()
         .iter()

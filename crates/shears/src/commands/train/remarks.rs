@@ -33,6 +33,15 @@ pub(super) fn of_plan(given: &Given, plan: &Plan) -> Vec<String> {
             plan.lr
         ));
     }
+    let before_the_end = (plan.steps - 1) / plan.eval_every.max(1);
+    // The first one improves on none.
+    if plan.patience > 0 && before_the_end <= plan.patience && plan.init_from.is_none() {
+        remarks.push(format!(
+            "patience is {}, and the run has {} before its end: it never stops early",
+            count(plan.patience),
+            counted(before_the_end, "evaluation")
+        ));
+    }
     remarks
 }
 
