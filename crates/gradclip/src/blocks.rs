@@ -1,6 +1,10 @@
 //! Fixed blocks, whose results do not depend on the number of threads.
 
 use alloc::vec::Vec;
+#[cfg(feature = "std")]
+use std::sync::{Mutex, PoisonError};
+#[cfg(feature = "std")]
+use std::thread::{Builder, ScopedJoinHandle};
 
 /// Elements per block: 256 KiB of f32, which fits an L2 cache. The block size is part of the
 /// result: another one would sum in another order, with other last bits.
@@ -47,24 +51,27 @@ fn map_in_threads<Block: Send, Partial: Send>(
     let threads = threads.min(block_count).max(1);
     let run_length = block_count.div_ceil(threads);
     let mut blocks = blocks;
-    let mut runs: Vec<Vec<Block>> = Vec::with_capacity(threads);
+    let mut runs: Vec<Mutex<Vec<Block>>> = Vec::with_capacity(threads);
     while blocks.len() > 0 {
-        runs.push(blocks.by_ref().take(run_length).collect());
+        runs.push(Mutex::new(blocks.by_ref().take(run_length).collect()));
     }
-    let run_blocks = move |run: Vec<Block>| run.into_iter().map(work).collect::<Vec<Partial>>();
+    let run_blocks = |run: &Mutex<Vec<Block>>| {
+        let blocks = std::mem::take(&mut *run.lock().unwrap_or_else(PoisonError::into_inner));
+        blocks.into_iter().map(work).collect::<Vec<Partial>>()
+    };
+    let run_blocks = &run_blocks;
     std::thread::scope(|scope| {
-        // This thread takes the first run instead of only waiting.
-        let mut runs = runs.into_iter();
-        let own = runs.next().unwrap_or_default();
-        let handles: Vec<_> = runs
-            .map(|run| scope.spawn(move || run_blocks(run)))
-            .collect();
+        // This thread takes the first run instead of only waiting, and those for which the system
+        // refuses a thread.
+        let start = |run| Builder::new().spawn_scoped(scope, move || run_blocks(run));
+        let others: Vec<_> = runs.iter().skip(1).map(|run| (run, start(run))).collect();
         let mut partials = Vec::with_capacity(block_count);
-        partials.extend(run_blocks(own));
-        for handle in handles {
-            match handle.join() {
-                Ok(run) => partials.extend(run),
-                Err(panic) => std::panic::resume_unwind(panic),
+        partials.extend(runs.first().map(run_blocks).unwrap_or_default());
+        for (run, thread) in others {
+            match thread.map(ScopedJoinHandle::join) {
+                Ok(Ok(done)) => partials.extend(done),
+                Ok(Err(panic)) => std::panic::resume_unwind(panic),
+                Err(_) => partials.extend(run_blocks(run)),
             }
         }
         partials
@@ -93,6 +100,22 @@ mod tests {
         for threads in [0, 1, 2, 3, 7, 64, 1000] {
             assert_eq!(map_blocks(0..100_usize, threads, |block| block), expected);
         }
+    }
+
+    /// The test above in a process of its own, whose threads ask for a stack of 2^60 bytes.
+    #[test]
+    fn a_thread_that_is_refused_is_not_needed() {
+        let test = "blocks::tests::partials_keep_block_order_for_any_number_of_threads";
+        let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+        again
+            .args(["--exact", test])
+            .env("RUST_MIN_STACK", (1_u64 << 60).to_string());
+        let output = again.output().unwrap();
+        let said = std::string::String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(
+            output.status.success() && said.contains("1 passed"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -37,6 +37,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::http::Uri;
@@ -96,10 +97,19 @@ pub enum DashError {
         /// The system's error.
         source: io::Error,
     },
+    /// The system refuses this process the threads that serve the page.
+    #[error(
+        "the system refuses this process the threads of the page; end other programs, or raise the \
+         limit (ulimit -u)"
+    )]
+    NoThreads,
     /// The server could not start or has failed.
     #[error("the server of the page failed")]
     Serve(#[source] io::Error),
 }
+
+/// Threads for connections; those that read logs come on top.
+const WORKERS: usize = 2;
 
 /// The state shared by all requests.
 pub(crate) struct Dash {
@@ -178,8 +188,15 @@ pub fn serve(
             false => DashError::NoFolder(options.folder),
         });
     }
+    // The runtime would panic if its threads were refused.
+    let sleep = || std::thread::sleep(Duration::from_millis(10));
+    std::thread::scope(|scope| {
+        let start = |_| std::thread::Builder::new().spawn_scoped(scope, sleep);
+        (0..=WORKERS).try_for_each(|number| start(number).map(drop))
+    })
+    .map_err(|_| DashError::NoThreads)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(WORKERS)
         .enable_all()
         .build()
         .map_err(DashError::Serve)?;

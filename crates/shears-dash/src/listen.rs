@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,6 +56,7 @@ pub(crate) async fn listen(
     };
     let App { router, token } = app(options)?;
     let token = token.map_or(String::new(), |token| format!("?token={token}"));
+    let address = to_open(address);
     if ready(&format!("http://{address}/{token}{page}")).is_break() {
         return Ok(());
     }
@@ -63,6 +64,16 @@ pub(crate) async fn listen(
         () = accept(&listener, &router, LIMITS) => Ok(()),
         () = asked_to_stop => Ok(()),
     }
+}
+
+/// The address that a browser on this machine opens. One that stands for all is none.
+fn to_open(mut listening: SocketAddr) -> SocketAddr {
+    match listening.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listening.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listening.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    listening
 }
 
 /// Accepts connections for ever.

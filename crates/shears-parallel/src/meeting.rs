@@ -30,10 +30,18 @@ pub fn on_first_rank<T>(
     }
     let done = Done::default();
     let result = thread::scope(|scope| {
-        scope.spawn(|| meet(ranks, beat, |pause| done.wait(pause)));
-        // Releases the others even if `work` panics.
-        let _at_the_end = Finally(&done);
-        work()
+        let meet = || meet(ranks, beat, |pause| done.wait(pause));
+        let meeting = thread::Builder::new().spawn_scoped(scope, meet);
+        let result = {
+            // Releases the others even if `work` panics.
+            let _at_the_end = Finally(&done);
+            work()
+        };
+        if meeting.is_err() {
+            // The system refuses a thread, so the others have waited in their first meeting.
+            meet();
+        }
+        result
     });
     Some(result)
 }

@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -102,7 +103,14 @@ struct Life {
 impl Heartbeat {
     /// Starts a watchdog. If a phase takes too long, it calls `end` with a message; `end` must end
     /// the process without waiting for anything, so without an exchange.
-    pub fn start(timeouts: Timeouts, end: impl FnOnce(String) + Send + 'static) -> Heartbeat {
+    ///
+    /// # Errors
+    ///
+    /// If the system refuses a thread.
+    pub fn start(
+        timeouts: Timeouts,
+        end: impl FnOnce(String) + Send + 'static,
+    ) -> io::Result<Heartbeat> {
         let life = Life {
             step: 0,
             phase: Phase::Start,
@@ -114,7 +122,7 @@ impl Heartbeat {
         let heartbeat = Heartbeat(Arc::new(Mutex::new(life)));
         let watched = Arc::downgrade(&heartbeat.0);
         let tick = Duration::from_millis(100);
-        thread::spawn(move || {
+        thread::Builder::new().spawn(move || {
             loop {
                 thread::sleep(tick);
                 let Some(life) = watched.upgrade() else {
@@ -126,8 +134,8 @@ impl Heartbeat {
                     return end(problem);
                 }
             }
-        });
-        heartbeat
+        })?;
+        Ok(heartbeat)
     }
 
     /// Reports that the rank enters a phase of step number `step`.
@@ -241,7 +249,7 @@ mod tests {
             let (send, receive) = std::sync::mpsc::channel();
             let timeouts = Timeouts::parse("0.2").unwrap_or_default();
             let end = move |problem| drop(send.send(problem));
-            (Heartbeat::start(timeouts, end), receive)
+            (Heartbeat::start(timeouts, end).unwrap(), receive)
         };
         let (heartbeat, receive) = start();
         heartbeat.beat(3, Phase::Save);

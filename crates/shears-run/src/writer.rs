@@ -16,8 +16,10 @@ use crate::regular::check_regular;
 /// Where lines that are not events are moved when the run is resumed.
 pub const DAMAGED: &str = "events.damaged.jsonl";
 /// The log without them, until it is complete. Only the one trainer of a run writes it, so the next
-/// one replaces what a killed one has left.
+/// one removes what a killed one has left.
 const UNFINISHED: &str = "events.jsonl.tmp";
+/// How its name began in earlier versions.
+const OLD_UNFINISHED: &str = ".events-";
 
 /// Appends events to a log.
 #[derive(Debug)]
@@ -58,6 +60,7 @@ impl EventLog {
         header: &Header,
     ) -> Result<Self, RunError> {
         let kept = Kept::of(path, step, pending)?;
+        remove_unfinished(folder_of(path));
         let mut warnings = Vec::new();
         if kept.damaged.is_empty() {
             let mut options = OpenOptions::new();
@@ -139,6 +142,17 @@ impl EventLog {
     pub fn sync(&self) -> Result<(), RunError> {
         let synced = self.file.get_ref().sync_data();
         synced.map_err(RunError::io("sync", &self.path))
+    }
+}
+
+/// Removes what a trainer has left that was killed while it set damaged lines aside.
+fn remove_unfinished(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name == UNFINISHED || name.to_string_lossy().starts_with(OLD_UNFINISHED) {
+            // If that fails, a later trainer does it.
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -331,8 +345,10 @@ mod tests {
         };
         let torn = format!("{first}\n{second}\n{{\"event\n\0\0\n{third}\n?\n");
         fs::write(&path, torn).unwrap();
-        // Left by a program that was killed while it did the same.
-        fs::write(folder.path().join(UNFINISHED), "half").unwrap();
+        // Left by programs that were killed while they did the same.
+        for name in [UNFINISHED, ".events-AbC123"] {
+            fs::write(folder.path().join(name), "half").unwrap();
+        }
         let log = EventLog::open(&path, 2, &header(&[])).unwrap();
         let warning = log.warning().unwrap().to_string();
         assert!(
@@ -346,7 +362,9 @@ mod tests {
         assert_eq!(aside, b"{\"event\n\0\0\n?\n");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
 
+        fs::write(folder.path().join(UNFINISHED), "half").unwrap();
         let log = EventLog::open(&path, 7, &header(&[])).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
         let warning = log.warning().unwrap();
         assert!(warning.contains("lost the steps from 1 on"), "{warning}");
         drop(log);

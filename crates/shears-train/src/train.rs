@@ -378,6 +378,7 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
             // The log must have all steps before the checkpoint.
             log.sync()?;
         }
+        self.observer.saving();
         let path = run.checkpoints().save(snapshot)?;
         // The barrier allows for a slow disk, unlike the timeout of a step.
         self.trainer.ranks().barrier();

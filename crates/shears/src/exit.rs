@@ -33,6 +33,14 @@ macro_rules! misuse {
 }
 pub(crate) use misuse;
 
+/// The error where the system refuses a thread: its own words are no help.
+pub(crate) fn no_thread(_: std::io::Error) -> anyhow::Error {
+    anyhow::anyhow!(
+        "the system refuses this process another thread; end other programs, or raise the limit \
+         (ulimit -u)"
+    )
+}
+
 /// Another process of the job failed with this exit code, and printed why.
 #[derive(Debug, thiserror::Error)]
 #[error("another process of the job has failed")]

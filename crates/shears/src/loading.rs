@@ -17,6 +17,14 @@ const WORTH_SAYING: u64 = 4_000_000;
 /// How often the spinner moves.
 const TICK: Duration = Duration::from_millis(100);
 
+/// Redraws a bar at intervals, where the system gives a thread for that.
+pub(crate) fn tick(bar: &ProgressBar, every: Duration) {
+    // The bar would panic if it were refused.
+    if std::thread::Builder::new().spawn(|| ()).is_ok() {
+        bar.enable_steady_tick(every);
+    }
+}
+
 /// Like [`load_corpora`], with a progress line on a terminal if `shown`.
 pub(crate) fn load(
     plan: &Plan,
@@ -45,7 +53,7 @@ pub(crate) fn load(
             Loading::Encoding(size) => ("tokenizing", size),
         };
         if size >= WORTH_SAYING {
-            bar.enable_steady_tick(TICK);
+            tick(&bar, TICK);
             bar.set_message(format!("{done} {} of text", report::bytes(size)));
         }
         Ok(())

@@ -9,7 +9,7 @@ use shears_model::Precision;
 use shears_run::{Columns, EndReason, Header, Judgement, Parameter};
 use shears_train::{MemoryEstimate, Plan};
 
-use crate::output::{paint, say, wrapped};
+use crate::output::{complain, paint, say, wrapped};
 use crate::table::table;
 pub(crate) use shears_run::{bytes, program};
 
@@ -151,6 +151,14 @@ pub(crate) fn bf16_line(plan: &Plan) -> Option<String> {
         }
         unit => format!("products in bf16 by {}", unit.name()),
     })
+}
+
+/// Warns, where [`bf16_line`] is not printed, that this processor has no units for bf16.
+pub(crate) fn warn_of_bf16(plan: &Plan) {
+    let line = bf16_line(plan).filter(|_| Bf16Unit::detect() == Bf16Unit::Widened);
+    if let Some(line) = line {
+        complain!("shears: warning: {line}");
+    }
 }
 
 /// The most important settings, on two lines.

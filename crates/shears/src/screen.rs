@@ -20,6 +20,7 @@ use ratatui::crossterm::event::{self, Event as Input, KeyCode, KeyEventKind, Key
 use shears_run::{Event, Header, RunError};
 use shears_train::End;
 
+use crate::exit::no_thread;
 use crate::output::is_passed_on;
 use crate::watch::{Listener, ask_to_stop};
 pub(crate) use state::Setup;
@@ -81,7 +82,7 @@ impl Screen {
         }
         Ok(Screen {
             events: Some(sender),
-            thread: Some(thread.context("cannot start the thread that draws")?),
+            thread: Some(thread.map_err(no_thread)?),
         })
     }
 

@@ -16,7 +16,7 @@ use std::path::Path;
 use anyhow::Context;
 use gradclip::ClipAction;
 use gradclip_judge::statistics::{LATELY, share};
-use shears_run::{Event, RunError, StepEvent};
+use shears_run::{Event, RunError, StepEvent, create_folders};
 use shears_train::{End, Plan, RunFolder};
 
 use crate::output::complain;
@@ -63,7 +63,7 @@ impl TensorBoard {
         done: u64,
         history: impl Iterator<Item = Result<Event, RunError>>,
     ) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(folder)?;
+        create_folders(folder)?;
         let goes_on = earlier_files(folder)? > 0;
         let mut board = TensorBoard {
             file: EventFile::create(folder)?,
@@ -186,6 +186,12 @@ impl Listener for TensorBoard {
             | Event::End { .. } => Vec::new(),
         };
         self.write(event.step(), values);
+    }
+
+    fn saving(&mut self) {
+        if self.failure.is_none() {
+            self.failure = self.file.sync().err();
+        }
     }
 
     fn end(&mut self, end: Option<End>) {

@@ -20,6 +20,7 @@ use shears_train::{Corpora, End, Evaluation, Observer, Plan};
 
 use crate::commands::generate::write_sample;
 use crate::comparison::Newest;
+use crate::loading::tick;
 use crate::output::{columns, complain, note, one_line, say, visible_json, wrap};
 use crate::report::{percent, short, unit_of_bits};
 
@@ -40,6 +41,9 @@ pub(crate) enum Show {
 pub(crate) trait Listener {
     /// Something happened.
     fn event(&mut self, event: &Event);
+
+    /// A checkpoint is about to be written.
+    fn saving(&mut self) {}
 
     /// The run is over. Without an `end` it failed.
     fn end(&mut self, end: Option<End>);
@@ -168,7 +172,7 @@ impl Watch {
         let bar = (show == Show::Text && std::io::stderr().is_terminal()).then(|| {
             let style = "{bar:16.cyan/dim} {pos}/{len}  {msg}  {eta} left";
             let bar = bar_of(plan.steps, style, true).with_position(done);
-            bar.enable_steady_tick(Duration::from_millis(200));
+            tick(&bar, Duration::from_millis(200));
             // The estimate must not count the steps of an earlier call.
             bar.reset_eta();
             bar
@@ -319,6 +323,12 @@ impl Observer for Watch {
                 self.line(&format!("step {step:>6}  no sample: {error}"));
                 None
             }
+        }
+    }
+
+    fn saving(&mut self) {
+        for listener in &mut self.listeners {
+            listener.saving();
         }
     }
 

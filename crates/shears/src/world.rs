@@ -46,7 +46,7 @@ pub(crate) fn refuse_on_all_ranks(report: impl FnOnce()) {
     let Some(launcher) = launcher() else {
         return report();
     };
-    let _heartbeat = watched(&launcher, &cores::host());
+    let _heartbeat = watched(&launcher, &cores::host()).ok();
     match start() {
         Ok(ranks) => {
             let hosts = ranks.gather(&[]);
@@ -60,7 +60,7 @@ pub(crate) fn refuse_on_all_ranks(report: impl FnOnce()) {
 }
 
 /// Starts the watchdog of one of several processes. From now on, its messages begin with its rank.
-fn watched(launcher: &Launcher, host: &str) -> Heartbeat {
+fn watched(launcher: &Launcher, host: &str) -> anyhow::Result<Heartbeat> {
     output::begin_messages_with(launcher.rank, host);
     let patience = std::env::var(PATIENCE).ok();
     let patience = patience.and_then(|seconds| Timeouts::parse(&seconds));
@@ -69,10 +69,11 @@ fn watched(launcher: &Launcher, host: &str) -> Heartbeat {
         0 => format!("rank 0 on {host}: "),
         _ => String::new(),
     };
-    Heartbeat::start(patience.unwrap_or_default(), move |problem| {
+    let heartbeat = Heartbeat::start(patience.unwrap_or_default(), move |problem| {
         complain!("shears: {who}{problem}");
         leave::at_once(1);
-    })
+    });
+    heartbeat.map_err(exit::no_thread)
 }
 
 fn hash_of(value: &impl Hash) -> String {
@@ -120,6 +121,7 @@ impl World {
         let host = cores::host();
         // Started before MPI is initialised, because that waits for all processes.
         let heartbeat = launcher().map(|launcher| watched(&launcher, &host));
+        let heartbeat = heartbeat.transpose()?;
         let ranks = start().map_err(|error| match is_later_rank() {
             true => silently_refused(),
             false => Misuse(error.to_string()).into(),

@@ -26,6 +26,9 @@ pub trait Observer {
     /// [`Event::StateGradients`](shears_run::Event::StateGradients).
     fn state_gradients(&mut self, _step: u64, _layers: &BTreeMap<String, Vec<Option<f64>>>) {}
 
+    /// Called before a checkpoint is written, to make durable what must not end before its step.
+    fn saving(&mut self) {}
+
     /// Called after a checkpoint was written.
     fn saved(&mut self, _step: u64, _path: &std::path::Path) {}
 

@@ -197,6 +197,9 @@ fn run_in(world: &World, arguments: BenchArguments) -> anyhow::Result<ExitCode> 
     match arguments.json {
         _ if !world.is_first() => {}
         true => {
+            if part == BenchPart::Train {
+                report::warn_of_bf16(&timing.plan);
+            }
             let mut line = measured.json;
             line["part"] = shown.map(|value| value.get_name().to_string()).into();
             line["preset"] = timing.plan.preset.to_string().into();

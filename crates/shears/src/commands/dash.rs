@@ -41,7 +41,8 @@ pub(crate) struct DashArguments {
 }
 
 pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
-    let folder = &arguments.folder;
+    let DashArguments { folder, host, .. } = arguments;
+    let host = *host;
     let mut presets = BTreeMap::new();
     for preset in Preset::ALL {
         presets.insert(preset.to_string(), preset.plan().complete());
@@ -49,7 +50,7 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     let texts = Texts::default();
     let options = Options {
         folder: folder.clone(),
-        host: arguments.host,
+        host,
         port: arguments.port,
         presets,
         batch_text: Arc::new(move |run, step| texts.of(run, step)),
@@ -59,7 +60,11 @@ pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
         false => format!("the runs in {} are", folder.display()),
     };
     let served = shears_dash::serve(options, move |address| {
-        say!("{what} at {address}\nCtrl-C stops the page; runs keep going");
+        say!("{what} at {address}");
+        if host.is_unspecified() {
+            say!("listening on all addresses ({host}): elsewhere, open it by this machine's name");
+        }
+        say!("Ctrl-C stops the page; runs keep going");
         // Without this line nobody can find the page.
         match output::is_lost() {
             true => ControlFlow::Break(()),

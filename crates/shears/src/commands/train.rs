@@ -228,6 +228,8 @@ fn prepare(
         for remark in job.remarks.iter().chain(&of_text) {
             say!("{}", wrapped(&format!("note: {remark}"), 2));
         }
+    } else if world.is_first() {
+        report::warn_of_bf16(&plan);
     }
     if asked.outside.verbose {
         let header = header(&plan, &parameters(&model));

@@ -61,6 +61,12 @@ impl EventFile {
         }
     }
 
+    /// Waits until everything written is on disk: a resumed run does not write steps before its
+    /// checkpoint again.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }

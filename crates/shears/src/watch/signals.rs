@@ -16,7 +16,8 @@ pub(super) fn on_each(mut act: impl FnMut() + Send + 'static) -> anyhow::Result<
             for _ in signals.forever() {
                 act();
             }
-        })?;
+        })
+        .map_err(crate::exit::no_thread)?;
     Ok(())
 }
 

@@ -55,6 +55,32 @@ fn eval_agrees_with_the_run() {
     }
 }
 
+/// Where text is not printed, a warning says that the processor has no units for bf16.
+#[test]
+fn a_processor_without_bf16_is_named_in_every_mode() {
+    let scratch = Scratch::new();
+    let train = |flags: &str| {
+        let few = TINY.replace("--steps 40", "--steps 2");
+        let ran = scratch.run(&format!("train {few} --precision {flags}"));
+        assert_eq!(ran.code, Some(0), "{ran:#?}");
+        ran
+    };
+    let text = train("bf16 --out text");
+    assert_eq!(text.stderr, "");
+    let warnings = usize::from(text.stdout.contains("by f32 units"));
+    let bench = "bench --hidden 16 --batch 2 --window 4 --steps 1 --precision bf16 --json";
+    for ran in [
+        train("bf16 --quiet --out quiet"),
+        train("bf16 --json --out json"),
+        scratch.run(bench),
+    ] {
+        let words = "shears: warning: products in bf16 by f32 units: ";
+        assert_eq!(ran.stderr.matches(words).count(), warnings, "{ran:#?}");
+        assert_eq!(ran.stderr.lines().count(), warnings, "{ran:#?}");
+    }
+    assert_eq!(train("f32 --quiet --out f32").stderr, "");
+}
+
 #[test]
 fn a_bf16_run_is_labelled_and_differs_from_f32() {
     for flags in [TINY, TINY_TRANSFORMER] {

@@ -178,7 +178,10 @@ fn every_setting_goes_from_flag_to_plan_to_config() {
             (&flags(&table), "by-flags"),
         ] {
             let ran = scratch.run(&format!("train {given} --out {out}"));
-            assert_eq!(ran.stderr, "");
+            let mut lines = ran.stderr.lines();
+            // The processor may have no units for bf16.
+            let is_of_bf16 = |line: &str| line.contains("warning: products in bf16 by f32 units");
+            assert!(lines.all(is_of_bf16), "{ran:#?}");
             assert_eq!(ran.succeeded(), "");
             let plan = scratch.plan(out);
             for (key, value) in &table {

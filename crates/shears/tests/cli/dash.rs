@@ -177,6 +177,19 @@ fn a_single_run_is_opened_by_its_own_page() {
 }
 
 #[test]
+fn the_address_of_all_addresses_can_be_opened() {
+    let scratch = Scratch::trained();
+    let mut command = scratch.command(["dash", "run", "--port", "0", "--host", "0.0.0.0"]);
+    let mut server = command.stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let [first, second] = [lines.next(), lines.next()].map(|line| line.unwrap().unwrap());
+    server.kill().unwrap();
+    server.wait().unwrap();
+    has(&first, "the run run is at http://127.0.0.1: & /?token=");
+    has(&second, "listening on all addresses (0.0.0.0)");
+}
+
+#[test]
 fn a_folder_that_is_not_there_is_misuse() {
     let output = Scratch::new().run("dash none --port 0");
     output.failed(2);

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::program::{Scratch, rows};
+use crate::program::{Ran, Scratch, rows};
 
 /// Words of libraries that no user should see.
 const LIBRARY_WORDS: [&str; 8] = [
@@ -218,6 +218,41 @@ fn threads_that_cannot_be_had_and_full_disks() {
         check(&said, "shears: cannot write to standard output");
         assert_eq!((code, said.lines().count()), (Some(1), 1), "{said}");
     }
+}
+
+/// Threads that ask for a stack of 2^60 bytes are refused, whoever starts them.
+#[test]
+fn a_system_without_threads() {
+    let scratch = Scratch::trained();
+    let run = |arguments: &str| {
+        let mut command = scratch.command(arguments.split_whitespace());
+        command.env("RUST_MIN_STACK", (1_u64 << 60).to_string());
+        Ran::from(command.output().unwrap())
+    };
+    let refused = "the system refuses this process ";
+    for (arguments, part) in [
+        ("train --steps 2", "threads; try --threads 1"),
+        ("train --steps 2 --threads 1 --out new", refused),
+        ("sweep --steps 2 --threads 1", refused),
+        ("demo --threads 1", refused),
+        ("dash run --port 0", refused),
+    ] {
+        let said = run(arguments).failed(1);
+        check(&said, part);
+    }
+    for arguments in [
+        "generate run --threads 1 --tokens 5",
+        "eval run --threads 1",
+    ] {
+        run(arguments).succeeded();
+    }
+    // Two megabytes of gradients, of which a second thread would take half.
+    let elements = vec![0_u8; 4 << 20];
+    let gradient =
+        safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![1 << 20], &elements);
+    let file = safetensors::serialize([("w", gradient.unwrap())], None).unwrap();
+    scratch.write("step.safetensors", file);
+    run("clip step.safetensors --clip global-norm:1").succeeded();
 }
 
 /// A pipe without a writer would block.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use crate::injected::Disk;
-use crate::program::{Scratch, wait_until};
+use crate::program::{Scratch, has, wait_until};
 use crate::ranks::{
     TINY, can_launch, ended, goes_on, launch, launched, processes, ran, running_ranks, signal,
 };
@@ -289,4 +289,24 @@ fn a_slow_text_is_awaited() {
     ended(child).succeeded();
     let last = scratch.checkpoints("run").pop();
     assert_eq!(last.as_deref(), Some("step-00000004"));
+}
+
+/// Without its watchdog, a rank could wait for ever. Threads that ask for a stack of 2^60 bytes are
+/// refused.
+#[test]
+fn a_rank_without_a_watchdog_does_not_start() {
+    if !can_launch() {
+        return;
+    }
+    let scratch = Scratch::new();
+    let arguments = format!("-n 2 shears train {TINY} --threads 1 --out run");
+    let stack = (1_u64 << 60).to_string();
+    let ran = ran(launch(&scratch, &arguments, &[("RUST_MIN_STACK", &stack)]));
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    has(
+        &ran.stderr,
+        "the system refuses this process another thread",
+    );
+    assert!(!ran.stderr.contains("internal error"), "{ran:#?}");
+    assert!(!scratch.path("run").exists());
 }

@@ -74,7 +74,7 @@ pub(crate) struct Outside {
     #[arg(long, help_heading = OUTPUT)]
     pub(crate) json: bool,
 
-    /// Print nothing but errors
+    /// Print nothing but errors and warnings
     #[arg(long, short, help_heading = OUTPUT)]
     pub(crate) quiet: bool,
 
