@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::process::ExitCode;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,7 +10,7 @@ use shears_exchange::ExchangeError;
 use shears_generate::GenerateError;
 use shears_train::TrainError;
 
-use crate::output::{complain, one_line};
+use crate::output::{complain, complain_without_memory, one_line};
 
 /// The exit code for a request that cannot be carried out.
 pub(crate) const MISUSE: u8 = 2;
@@ -68,16 +67,6 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 /// Whether the command trains, so that smaller settings help where memory is short.
 pub(crate) static TRAINS: AtomicBool = AtomicBool::new(false);
 
-/// Memory for the last message.
-static RESERVE: Mutex<Vec<u8>> = Mutex::new(Vec::new());
-
-/// Sets memory aside that [`out_of_memory`] frees, so that its message can be allocated.
-pub(crate) fn reserve() {
-    if let Ok(mut reserve) = RESERVE.lock() {
-        *reserve = Vec::with_capacity(1 << 16);
-    }
-}
-
 /// Exits because an allocation failed, with one line and the exit code of any failure. What a run
 /// has saved stays intact.
 pub(crate) fn out_of_memory(bytes: usize) {
@@ -86,7 +75,7 @@ pub(crate) fn out_of_memory(bytes: usize) {
         static SAYING: Cell<bool> = const { Cell::new(false) };
     }
     if SAYING.get() {
-        // Not even the message can be allocated.
+        // The terminal cannot be restored without more memory.
         return;
     }
     if SAID.swap(true, Ordering::SeqCst) {
@@ -96,9 +85,6 @@ pub(crate) fn out_of_memory(bytes: usize) {
         }
     }
     SAYING.set(true);
-    if let Ok(mut reserve) = RESERVE.try_lock() {
-        *reserve = Vec::new();
-    }
     crate::screen::leave();
     let megabytes = bytes.div_ceil(1 << 20);
     let remedy = match TRAINS.load(Ordering::SeqCst) {
@@ -108,7 +94,9 @@ pub(crate) fn out_of_memory(bytes: usize) {
         }
         false => "free some, or raise the limit of this process",
     };
-    complain!("shears: out of memory: cannot allocate another {megabytes} MB; {remedy}");
+    complain_without_memory(format_args!(
+        "shears: out of memory: cannot allocate another {megabytes} MB; {remedy}"
+    ));
     std::process::exit(1);
 }
 

@@ -108,7 +108,6 @@ enum Command {
 
 fn main() -> ExitCode {
     output::set_panic_hook();
-    exit::reserve();
     let command = || command_line::prepared(Arguments::command());
     // If a shell asks for completions, this answers and exits.
     CompleteEnv::with_factory(command).complete();

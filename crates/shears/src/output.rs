@@ -86,6 +86,17 @@ pub(crate) fn print_error(line: fmt::Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
+/// Prints a line to standard error without allocating memory, for when there is none left.
+pub(crate) fn complain_without_memory(line: fmt::Arguments<'_>) {
+    let mut buffer = [0; 1024];
+    let mut rest = &mut buffer[..];
+    let prefix = PREFIX.get().map_or("", String::as_str);
+    // It fits.
+    let _ = writeln!(rest, "{prefix}{line}");
+    let length = 1024 - rest.len();
+    let _ = std::io::stderr().write_all(&buffer[..length]);
+}
+
 /// A text for standard output, with control characters escaped if it is a terminal, which would
 /// obey them.
 ///

@@ -221,28 +221,56 @@ fn a_damaged_checkpoint_is_named_when_another_is_used() {
     assert_eq!(object["damaged_checkpoints"].as_array().unwrap().len(), 1);
 }
 
-/// An address space of 1.2 GB, where the model alone takes more.
+/// Runs the program with an address space of this many kilobytes.
 #[cfg(target_os = "linux")]
-#[test]
-fn out_of_memory_is_one_line() {
-    let scratch = Scratch::new();
-    let train = "train --hidden 3000 --layers 2 --batch 2 --window 4 --steps 2 --threads 2 --quiet --out run";
+fn within(scratch: &Scratch, kilobytes: u32, arguments: &str) -> Ran {
     let mut shell = Command::new("sh");
+    let limited = format!("ulimit -v {kilobytes} && exec \"$0\" \"$@\"");
     shell
-        .args([
-            "-c",
-            "ulimit -v 1200000 && exec \"$0\" \"$@\"",
-            env!("CARGO_BIN_EXE_shears"),
-        ])
-        .args(train.split_whitespace())
+        .args(["-c", &limited, env!("CARGO_BIN_EXE_shears")])
+        .args(arguments.split_whitespace())
         .current_dir(scratch.path(""))
         .env_remove("CARGO")
         .stdin(Stdio::null());
-    let ran = ended_command(&mut shell, train);
-    // Refused before the start if the limit is known, otherwise reported when it is hit.
-    assert!(matches!(ran.code, Some(1 | 2)), "{ran:#?}");
-    assert_eq!(ran.stderr.lines().count(), 1, "{ran:#?}");
-    assert!(ran.stderr.starts_with("shears: "), "{ran:#?}");
+    ended_command(&mut shell, arguments)
+}
+
+/// From the smallest address space that the program can be loaded into to one that suffices.
+#[cfg(target_os = "linux")]
+#[test]
+fn out_of_memory_is_one_line() {
+    let scratch = Scratch::trained();
+    // Commands that start no thread, which would be refused rather than find no memory.
+    for command in ["completions bash", "inspect run", "export run"] {
+        // The system's loader has other messages, or is killed.
+        let is_loaded =
+            |kilobytes| matches!(within(&scratch, kilobytes, command).code, Some(0..=126));
+        let (mut below, mut above) = (1_000, 1_000_000);
+        while above - below > 16 {
+            let middle = (below + above) / 2;
+            match is_loaded(middle) {
+                true => above = middle,
+                false => below = middle,
+            }
+        }
+        let mut said = 0;
+        for kilobytes in (below..above + 2_000).step_by(40) {
+            let ran = within(&scratch, kilobytes, command);
+            match ran.code {
+                Some(0) => break,
+                Some(1) => {
+                    let line = ran.failed(1);
+                    assert!(line.starts_with("shears: out of memory: "), "{line}");
+                    said += 1;
+                }
+                // Not loaded.
+                Some(127) => {}
+                _ => panic!("{command} within {kilobytes} kB: {ran:#?}"),
+            }
+        }
+        println!("{command}: {said} times");
+        assert!(said > 0, "{command}");
+    }
 }
 
 #[test]
