@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use crate::RunError;
-use crate::regular::open_regular;
+use crate::regular::{open_own, open_regular};
 
 /// The locked file.
 const FILE: &str = ".lock";
@@ -46,17 +46,8 @@ pub fn lock_folder(folder: &Path, taken: &str) -> Result<File, RunError> {
 
 /// Opens or creates the lock file and touches it. Does not follow links.
 fn open_to_lock(path: &Path) -> io::Result<File> {
-    if let Ok(found) = fs::symlink_metadata(path)
-        && !found.is_file()
-    {
-        return Err(io::Error::other("it is not a regular file"));
-    }
     let mut options = OpenOptions::new();
-    let file = options
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)?;
+    let file = open_own(path, options.write(true).create(true).truncate(false))?;
     // `LockWatch` relies on the time. Some file systems have no times.
     let _ = file.set_modified(SystemTime::now());
     Ok(file)

@@ -1,7 +1,7 @@
 //! Opens only regular files: anybody may have created the files in a run's folder, and a FIFO would
 //! wait for a writer, a device may be endless.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
@@ -48,6 +48,21 @@ pub fn read_regular(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 pub fn read_regular_text(path: &Path, limit: u64) -> io::Result<String> {
     let bytes = read_regular(path, limit)?;
     String::from_utf8(bytes).map_err(|_| io::Error::new(ErrorKind::InvalidData, "is not UTF-8"))
+}
+
+/// Opens a file of a run's folder to write it, or creates it. A link is refused: what it leads to
+/// may be anybody's.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidInput`] if it is no file of the folder itself, or the system's error.
+pub(crate) fn open_own(path: &Path, options: &OpenOptions) -> io::Result<File> {
+    let problem = match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => "it is a link; put a copy of the file in its place",
+        Ok(found) if !found.is_file() => "it is not a regular file",
+        _ => return options.open(path),
+    };
+    Err(io::Error::new(ErrorKind::InvalidInput, problem))
 }
 
 /// Refuses a path that exists and is neither a regular file nor a link to one.

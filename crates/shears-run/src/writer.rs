@@ -11,7 +11,7 @@ use crate::folder::{create_anew, folder_of, sync_folder};
 use crate::header::Header;
 use crate::line::{Line, LineProblem};
 use crate::log::{self, Lines};
-use crate::regular::check_regular;
+use crate::regular::open_own;
 
 /// Where lines that are not events are moved when the run is resumed.
 pub const DAMAGED: &str = "events.damaged.jsonl";
@@ -65,9 +65,7 @@ impl EventLog {
         if kept.damaged.is_empty() {
             let mut options = OpenOptions::new();
             let options = options.write(true).create(true).truncate(false);
-            let cut = options
-                .open(path)
-                .and_then(|file| file.set_len(kept.length));
+            let cut = open_own(path, options).and_then(|file| file.set_len(kept.length));
             cut.map_err(RunError::io("write", path))?;
         } else {
             set_aside(path, &kept)?;
@@ -180,10 +178,7 @@ fn set_aside(path: &Path, kept: &Kept) -> Result<(), RunError> {
 }
 
 fn append_ranges(log: &mut File, path: &Path, ranges: &[Range<u64>]) -> io::Result<()> {
-    if path.exists() {
-        check_regular(path)?;
-    }
-    let mut file = OpenOptions::new().append(true).create(true).open(path)?;
+    let mut file = open_own(path, OpenOptions::new().append(true).create(true))?;
     for range in ranges {
         copy(log, range.clone(), &mut file)?;
     }
@@ -319,6 +314,37 @@ mod tests {
         assert_eq!(read(&path), [first.clone(), sample(1), end(1)]);
         write(&path, 1, &[sample(2), end(2)]);
         assert_eq!(read(&path), [first, sample(1), sample(2), end(2)]);
+    }
+
+    /// They may lead to a file of whoever opens a foreign run.
+    #[cfg(unix)]
+    #[test]
+    fn links_in_place_of_a_log_are_not_written_through() {
+        use std::error::Error;
+        use std::os::unix::fs::symlink;
+
+        let scratch = tempfile::tempdir().unwrap();
+        let [precious, nothing, path] =
+            ["precious", "nothing", "events.jsonl"].map(|name| scratch.path().join(name));
+        // Without a line break, as the half-written line of a killed run.
+        fs::write(&precious, "mine").unwrap();
+        for target in [&precious, &nothing] {
+            symlink(target, &path).unwrap();
+            let error = EventLog::open(&path, 0, &header(&["a"])).unwrap_err();
+            let said = error.source().unwrap().to_string();
+            assert!(said.starts_with("it is a link; put a copy"), "{said}");
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, "a line that is no event\n").unwrap();
+            let aside = path.with_file_name(DAMAGED);
+            symlink(target, &aside).unwrap();
+            let error = EventLog::open(&path, 0, &header(&["a"])).unwrap_err();
+            assert!(error.to_string().contains(DAMAGED), "{error}");
+            for file in [&path, &aside] {
+                fs::remove_file(file).unwrap();
+            }
+        }
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "mine");
+        assert!(!nothing.exists());
     }
 
     #[test]
