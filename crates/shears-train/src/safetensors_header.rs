@@ -246,4 +246,67 @@ mod tests {
             "its header has 100001 tensors; 100000 are the most"
         );
     }
+
+    /// Nothing of the promised size is allocated before.
+    #[test]
+    fn headers_that_promise_what_is_not_there_are_refused() {
+        for length in 0..8 {
+            let problem = list(&vec![1; length]).unwrap_err();
+            assert_eq!(problem, "it is shorter than the length of a header");
+        }
+        for (length, problem) in [
+            (u64::MAX, "larger than any may be"),
+            (HEADER_MAX + 1, "larger than any may be"),
+            (HEADER_MAX, "cut off within its header"),
+            (3, "cut off within its header"),
+        ] {
+            let file = [&length.to_le_bytes()[..], b"{}"].concat();
+            let said = list(&file).unwrap_err();
+            assert!(said.contains(problem), "{length}: {said}");
+        }
+        let of = |header: &str| {
+            let length = (header.len() as u64).to_le_bytes();
+            list(&[&length[..], header.as_bytes(), &[0; 8]].concat())
+        };
+        let tensor = |dtype: &str, shape: &str, offsets: &str| {
+            format!("{{\"dtype\":\"{dtype}\",\"shape\":{shape},\"data_offsets\":{offsets}}}")
+        };
+        let two = |first: &str, second: &str| {
+            let [first, second] = [first, second].map(|offsets| tensor("F32", "[1]", offsets));
+            format!("{{\"a\":{first},\"b\":{second}}}")
+        };
+        let one = |dtype: &str, shape: &str, offsets: &str| {
+            format!("{{\"a\":{}}}", tensor(dtype, shape, offsets))
+        };
+        assert!(of(&two("[0,4]", "[4,8]")).is_ok());
+        let most = u64::MAX;
+        for (header, problem) in [
+            ("hello".to_string(), "not JSON"),
+            ("[".repeat(10_000), "has a list where something else"),
+            (two("[0,4]", "[2,6]"), "overlaps"),
+            (two("[0,4]", "[0,4]"), "overlaps"),
+            (two("[0,4]", "[5,9]"), "leaves a gap"),
+            (two("[1,5]", "[5,9]"), "leaves a gap"),
+            (two("[0,4]", "[4,0]"), "overlaps"),
+            (
+                two("[0,4]", &format!("[4,{most}]")),
+                "does not match its shape",
+            ),
+            (one("F32", "[2]", "[0,4]"), "does not match its shape"),
+            (one("F32", "[3]", "[0,12]"), "cut off, or longer"),
+            (one("F32", "[1]", "[0,4]"), "cut off, or longer"),
+            (
+                one("F32", &format!("[{most},{most}]"), "[0,8]"),
+                "can address",
+            ),
+            (one("F33", "[2]", "[0,8]"), "its header"),
+            (one("F32", "[-2]", "[0,8]"), "its header"),
+        ] {
+            let said = of(&header).unwrap_err();
+            assert!(
+                said.contains(problem) && said.len() < 200,
+                "{problem}: {said}"
+            );
+        }
+    }
 }

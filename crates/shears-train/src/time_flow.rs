@@ -32,40 +32,63 @@ pub(crate) fn state_gradients<M: LanguageModel>(
         state = model.predict(tokens.clone().narrow(1, 0, first), state).1;
         state = state.detach();
     }
-    // Zeros added to each state: the loss has the same gradient with respect to both.
-    let mut probes: Vec<Vec<(String, Tensor<3>)>> = Vec::new();
+    // Each call has a graph of its own, which ends at a copy of the state that the call before has
+    // left, so that a stop is heard between two backward passes.
+    let mut calls: Vec<(State, State)> = Vec::new();
     for time in first..window - 1 {
         if stops() {
             return None;
         }
-        state = model.predict(at(tokens, time), state).1;
-        let mut of_step = Vec::new();
-        for (name, tensor) in &mut state.tensors {
-            let probe = Tensor::zeros(tensor.dims(), &tensor.device()).require_grad();
-            *tensor = tensor.clone() + probe.clone();
-            of_step.push((name.clone(), probe));
-        }
-        probes.push(of_step);
+        let left = model.predict(at(tokens, time), state).1;
+        state = copy_with_gradients(left.clone());
+        calls.push((left, state.clone()));
     }
     let last = (at(tokens, window - 1), at(targets, window - 1));
-    let gradients = model.loss(last.0, last.1, state).0.backward();
+    let mut loss = model.loss(last.0, last.1, state).0;
     let mut layers: BTreeMap<String, Vec<Option<f64>>> = BTreeMap::new();
-    for (distance, of_step) in probes.iter().rev().enumerate() {
+    let mut distance = 0;
+    while let Some((left, copy)) = calls.pop() {
+        if stops() {
+            return None;
+        }
+        let gradients = loss.backward();
+        // Functions of the states that the call has left, with the gradients of the loss.
+        let mut parts = Vec::new();
         let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
-        for (name, probe) in of_step {
-            let gradient = probe.grad(&gradients).map(|gradient| gradient.into_data());
-            let square = gradient.map_or(0.0, |gradient| {
-                gradient.iter::<f32>().map(|g| f64::from(g).powi(2)).sum()
-            });
-            *squares.entry(layer_of(name)).or_default() += square;
+        for (name, copy) in &copy.tensors {
+            let square = squares.entry(layer_of(name)).or_default();
+            if let Some(gradient) = copy.grad(&gradients) {
+                let elements = gradient.clone().into_data();
+                *square += elements
+                    .iter::<f32>()
+                    .map(|g| f64::from(g).powi(2))
+                    .sum::<f64>();
+                let gradient = Tensor::from_inner(gradient);
+                parts.push((left.tensors[name].clone() * gradient).sum());
+            }
         }
         for (layer, square) in squares {
             let norms = layers.entry(layer.to_string()).or_default();
             norms.resize(distance, None);
             norms.push(Some(six_digits(square.sqrt())).filter(|norm| norm.is_finite()));
         }
+        distance += 1;
+        match parts.into_iter().reduce(|sum, part| sum + part) {
+            Some(sum) => loss = sum,
+            // The loss does not depend on earlier states.
+            None => break,
+        }
     }
     Some(layers)
+}
+
+/// The same values, of which gradients are wanted, and which lead nowhere.
+fn copy_with_gradients(state: State) -> State {
+    let mut copy = state.detach();
+    for tensor in copy.tensors.values_mut() {
+        *tensor = tensor.clone().require_grad();
+    }
+    copy
 }
 
 /// Combines the norms of all ranks into norms over the whole batch. Each rank's loss is the mean
@@ -205,5 +228,23 @@ mod tests {
             &gru(VOCABULARY, &small("gru-128"), &mut initializer),
             &device,
         );
+    }
+
+    /// Forward it is asked for once per token but the last, so the last times are backward.
+    #[test]
+    fn a_stop_is_heard_in_the_backward_pass() {
+        let device = Device::flex().autodiff();
+        let mut initializer = Initializer::new(3, &device);
+        let model = lstm(VOCABULARY, &small("lstm-128"), &mut initializer);
+        let (tokens, targets) = (text(&device, 0), text(&device, 1));
+        for most in [WINDOW + 1, usize::MAX] {
+            let asked = std::cell::Cell::new(0);
+            let stops = || {
+                asked.set(asked.get() + 1);
+                asked.get() > most
+            };
+            let found = state_gradients(&model, &tokens, &targets, State::default(), &stops);
+            assert_eq!(found.is_none(), most == WINDOW + 1);
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -160,6 +161,49 @@ fn a_flipped_bit_is_found_in_every_file() {
         assert_eq!((step, damaged.len()), (Some(1), 1), "{file}");
         assert!(damaged[0].path.starts_with(fixture.path(2)), "{file}");
     }
+}
+
+/// Each file is read once: what is hashed is what is used.
+#[cfg(unix)]
+#[test]
+fn a_file_that_changes_while_it_is_read_is_whole_or_damaged() {
+    use std::os::unix::fs::FileExt;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    let fixture = Fixture::with(&[1]);
+    let path = fixture.path(1);
+    let expected = bits(&fixture.store.load(&path).unwrap());
+    let model = path.join("model.safetensors");
+    let bytes = fs::read(&model).unwrap();
+    let place = bytes.len() - 3;
+    let over = AtomicBool::new(false);
+    let (mut whole, mut damaged) = (0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let file = fs::OpenOptions::new().write(true).open(&model).unwrap();
+            let mut flip = 0;
+            while !over.load(Ordering::Relaxed) {
+                flip ^= 1;
+                file.write_all_at(&[bytes[place] ^ flip], place as u64)
+                    .unwrap();
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        });
+        for _ in 0..500 {
+            match fixture.store.load(&path) {
+                Ok(loaded) => {
+                    assert!(bits(&loaded) == expected, "other values than were hashed");
+                    whole += 1;
+                }
+                Err(error) => {
+                    assert_eq!(error.path, model);
+                    damaged += 1;
+                }
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    println!("{whole} times whole, {damaged} times damaged");
 }
 
 #[test]
@@ -484,9 +528,18 @@ fn an_evaluation_after_a_checkpoint_changes_only_its_state() {
     let before = fixture.store.load(&fixture.path(1)).unwrap();
     assert!(before.progress.pending);
     let model = fs::metadata(fixture.path(1).join("model.safetensors")).unwrap();
+    let manifest = fixture.path(1).join("manifest.json");
+    let (old, mut opened) = (
+        fs::read(&manifest).unwrap(),
+        fs::File::open(&manifest).unwrap(),
+    );
     checkpoint.progress.pending = false;
     checkpoint.progress.val_loss = Some(0.5);
     fixture.store.save(&checkpoint).unwrap();
+    // Whoever has opened the manifest reads the old one.
+    let mut read = Vec::new();
+    opened.read_to_end(&mut read).unwrap();
+    assert!(read == old && fs::read(&manifest).unwrap() != old);
     let after = fixture.store.load(&fixture.path(1)).unwrap();
     assert_eq!(after.progress, checkpoint.progress);
     assert_eq!(bits(&after), bits(&before));

@@ -237,6 +237,31 @@ fn folders_that_are_created_are_synced() {
     }
 }
 
+/// Whoever runs it: root may delete from read-only folders.
+#[test]
+fn a_deletion_that_fails_is_a_warning() {
+    let scratch = Scratch::new();
+    let more = SHORT.replace("--save-every 2", "--save-every 1 --keep 2");
+    let train = format!("train {more} --out run");
+    let strace = ["-e", "trace=unlinkat", "-e", "inject=unlinkat:error=EIO"];
+    let Some(ran) = traced(&scratch, &strace, &train) else {
+        return;
+    };
+    let part = "shears: warning: cannot delete run/checkpoints/step-00000001: ";
+    assert_eq!(ran.stderr.matches(part).count(), 1, "{ran:#?}");
+    ran.succeeded();
+    let left = || {
+        let names = fs::read_dir(scratch.path("run/checkpoints")).unwrap();
+        let names = names.map(|name| name.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with('.')).count()
+    };
+    assert!(left() > 0);
+    scratch
+        .run("train --resume run --steps 5 --quiet --threads 1")
+        .succeeded();
+    assert_eq!(left(), 0);
+}
+
 fn parent(path: &str) -> String {
     let parent = Path::new(path).parent().unwrap();
     match parent == Path::new("") {

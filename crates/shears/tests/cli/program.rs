@@ -329,12 +329,22 @@ impl Running {
 
     /// Asks it to end, and waits until it has.
     pub(crate) fn terminate(self) -> Ran {
-        send(self.0.as_ref().unwrap().id(), "-TERM");
+        self.end_by("-TERM")
+    }
+
+    /// Sends a signal such as `-INT`, and waits until it has ended.
+    pub(crate) fn end_by(self, signal: &str) -> Ran {
+        self.send(signal);
         self.wait()
     }
 
     fn wait(mut self) -> Ran {
         finished(self.0.take().unwrap())
+    }
+
+    /// Sends a signal.
+    pub(crate) fn send(&self, signal: &str) {
+        send(self.0.as_ref().unwrap().id(), signal);
     }
 }
 

@@ -40,6 +40,38 @@ fn a_kill_in_the_last_evaluation_loses_no_step() {
     assert_eq!(scratch.checkpoints("run"), ["step-00000005"]);
 }
 
+#[test]
+fn every_signal_saves() {
+    for signal in ["-INT", "-TERM", "-HUP", "-USR1"] {
+        let scratch = Scratch::new();
+        let endless = TINY.replace("--steps 40", "--steps 1000000");
+        let train = format!("train {endless} --quiet --out run");
+        let running = scratch.start_and_wait(&train, || is_past_step(&scratch, 5));
+        let ran = running.end_by(signal);
+        assert_eq!(ran.code, Some(130), "{signal}: {ran:?}");
+        let steps = scratch.events("run").into_iter();
+        let steps: Vec<u64> = steps.filter_map(|event| event["step"].as_u64()).collect();
+        let last = format!("step-{:08}", steps.last().unwrap());
+        assert_eq!(scratch.checkpoints("run").pop(), Some(last), "{signal}");
+    }
+}
+
+/// A micro-batch is not cut, and this one takes long.
+#[test]
+fn a_second_signal_ends_at_once() {
+    let scratch = Scratch::new();
+    let train = "train --model gru --hidden 512 --layers 2 --batch 64 --window 500 --threads 1 \
+                 --quiet --out run";
+    let begun = || scratch.path("run/events.jsonl").is_file();
+    let running = scratch.start_and_wait(train, begun);
+    std::thread::sleep(Duration::from_millis(100));
+    running.send("-TERM");
+    let ran = running.end_by("-INT");
+    assert_eq!(ran.code, Some(130), "{ran:?}");
+    // The first alone would have saved after the micro-batch.
+    assert!(scratch.checkpoints("run").is_empty());
+}
+
 /// There is nothing to save, so the program exits at once.
 #[test]
 fn a_signal_ends_the_learning_of_merges_at_once() {
