@@ -135,10 +135,8 @@ fn stored<'a>(
     Tensor {
         name: piece.name,
         kind: if is_weight { kind } else { GgufType::F32 },
-        bytes: match piece.interleaved {
-            Some(head) => interleaved(bytes, 4 * row, head).into(),
-            None => bytes.into(),
-        },
+        bytes,
+        interleaved: piece.interleaved.map(|head| (4 * row, head)),
         rows: match shape.as_slice() {
             [_] => Rows {
                 count: None,
@@ -158,7 +156,7 @@ fn stored<'a>(
 
 /// Interleaves the halves of each head for llama.cpp: the first row of the first half, the first of
 /// the second, the second of the first ... `row` is in bytes.
-fn interleaved(bytes: &[u8], row: usize, head: usize) -> Vec<u8> {
+fn interleaved_of(bytes: &[u8], row: usize, head: usize) -> Vec<u8> {
     let mut out = Vec::with_capacity(bytes.len());
     for rows in bytes.chunks_exact(head * row) {
         for pair in 0..head / 2 {
@@ -198,7 +196,7 @@ mod tests {
         let row = |index: u8| [index, index + 100];
         let rows = |order: [u8; 8]| order.map(row).concat();
         assert_eq!(
-            interleaved(&rows([0, 1, 2, 3, 4, 5, 6, 7]), 2, 4),
+            interleaved_of(&rows([0, 1, 2, 3, 4, 5, 6, 7]), 2, 4),
             rows([0, 2, 1, 3, 4, 6, 5, 7])
         );
     }

@@ -32,8 +32,8 @@ pub trait LanguageModel: Module {
     }
 
     /// The mean negative log-likelihood of `targets` `[batch, time]` in nats per token, and the
-    /// state afterwards, for training and evaluation. Override it if the model can avoid storing
-    /// the logits of the whole batch.
+    /// state afterwards, for training and evaluation; a model that reads whole windows need not
+    /// keep it. Override it if the model can avoid storing the logits of the whole batch.
     fn loss(
         &self,
         tokens: Tensor<2, Int>,

@@ -91,8 +91,13 @@ impl Transformer {
     }
 
     /// The hidden states `[batch, time, hidden]` after the tokens `[batch, time]`. The state holds
-    /// the keys and values of earlier calls; those of this call are appended.
-    fn hidden_states(&self, tokens: Tensor<2, Int>, mut state: State) -> (Tensor<3>, State) {
+    /// the keys and values of earlier calls; those of this call are appended if it `keeps` them.
+    fn hidden_states(
+        &self,
+        tokens: Tensor<2, Int>,
+        mut state: State,
+        keeps: bool,
+    ) -> (Tensor<3>, State) {
         let [_, time] = tokens.dims();
         let (start, end) = (state.position, state.position + time);
         assert!(
@@ -118,7 +123,7 @@ impl Transformer {
                 dropout: dropped,
                 precision: self.precision.into(),
             };
-            x = block.forward(x, settings, &mut state); // [batch, time, hidden]
+            x = block.forward(x, settings, &mut state, keeps); // [batch, time, hidden]
         }
         state.position = end;
         (self.final_norm.forward(x), state)
@@ -130,7 +135,7 @@ impl LanguageModel for Transformer {
     ///
     /// If the text exceeds the context, which callers must prevent.
     fn forward(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<3>, State) {
-        let (hidden, state) = self.hidden_states(tokens, state);
+        let (hidden, state) = self.hidden_states(tokens, state, true);
         let logits = self.output.forward(hidden, &self.token_embedding);
         (logits, state) // [batch, time, vocabulary]
     }
@@ -139,7 +144,7 @@ impl LanguageModel for Transformer {
     ///
     /// As [`Transformer::forward`].
     fn predict(&self, tokens: Tensor<2, Int>, state: State) -> (Tensor<2>, State) {
-        let (hidden, state) = self.hidden_states(tokens, state);
+        let (hidden, state) = self.hidden_states(tokens, state, true);
         let last = last_step(hidden, 1);
         (self.output.forward(last, &self.token_embedding), state)
     }
@@ -153,7 +158,9 @@ impl LanguageModel for Transformer {
         targets: Tensor<2, Int>,
         state: State,
     ) -> (Tensor<1>, State) {
-        let (hidden, state) = self.hidden_states(tokens, state);
+        // Windows are read whole: no later call needs their keys and values, which an evaluation
+        // would hold for all blocks at once.
+        let (hidden, state) = self.hidden_states(tokens, state, false);
         let loss = self
             .output
             .loss(hidden, &self.token_embedding, targets, self.precision);
@@ -203,7 +210,13 @@ impl Block {
     }
 
     /// `[batch, time, hidden]` to `[batch, time, hidden]`.
-    fn forward(&self, x: Tensor<3>, settings: BlockSettings, state: &mut State) -> Tensor<3> {
+    fn forward(
+        &self,
+        x: Tensor<3>,
+        settings: BlockSettings,
+        state: &mut State,
+        keeps: bool,
+    ) -> Tensor<3> {
         let norm = |of: &Normalization| with_bias(&of.weight, of.bias.as_ref());
         let linear = |of: &Linear| with_bias(&of.weight, of.bias.as_ref());
         let weights = BlockWeights {
@@ -219,8 +232,10 @@ impl Block {
         let earlier = state.tensors.remove(&key).zip(state.tensors.remove(&value));
         let earlier = earlier.map(|(keys, values)| KeysAndValues { keys, values });
         let (x, all) = transformer_block(x, weights, settings, earlier);
-        state.tensors.insert(key, all.keys);
-        state.tensors.insert(value, all.values);
+        if keeps {
+            state.tensors.insert(key, all.keys);
+            state.tensors.insert(value, all.values);
+        }
         x
     }
 }

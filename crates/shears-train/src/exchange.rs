@@ -55,7 +55,7 @@ impl Share {
     }
 
     /// The number of groups of all ranks.
-    fn groups_of_all(shards: usize, ranks: usize) -> usize {
+    pub(crate) fn groups_of_all(shards: usize, ranks: usize) -> usize {
         match shards.is_multiple_of(ranks) {
             true => shards,
             false => ranks,

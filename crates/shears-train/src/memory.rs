@@ -5,6 +5,7 @@ use shears_model::{Architecture, ParameterInfo};
 
 use crate::corpora::Corpora;
 use crate::evaluate::{TOKENS_PER_CALL, windows_per_call};
+use crate::exchange::Share;
 use crate::plan::Plan;
 
 /// An estimate in bytes by purpose. Parameters, gradients and moments are exact; the rest is fitted
@@ -61,30 +62,37 @@ const PROGRAM: u64 = 17_000_000 + shears_parallel::MEMORY;
 /// The same for programs that do not train.
 const READER: u64 = 12_000_000 + shears_parallel::MEMORY;
 
-/// Estimates the memory of training a model with these parameters, without the text.
+/// What MPI takes in addition in each of several processes.
+const CONNECTED: u64 = 9_000_000;
+
+/// Estimates the memory of training a model with these parameters in one of `ranks` processes,
+/// without the text.
 pub fn estimate_memory(
     plan: &Plan,
     parameters: &[ParameterInfo],
     vocabulary: usize,
+    ranks: usize,
 ) -> MemoryEstimate {
     let elements = elements_of(parameters);
     let moments = plan.optimizer.moments().len() as u128;
-    let tokens = plan.batch as u128 * plan.window as u128;
-    let of_training = training_elements(plan, tokens, vocabulary);
+    // A rank computes its groups of rows one after another.
+    let groups = Share::groups_of_all(plan.shards.max(1), ranks);
+    let tokens_of = |parts: usize| plan.batch.div_ceil(parts) as u128 * plan.window as u128;
+    let of_training = training_elements(plan, tokens_of(groups), vocabulary);
     let of_evaluation = evaluation_elements(plan, vocabulary);
     // Each reuses the other's buffers where sizes match.
     let activations = of_training.max(of_evaluation) + of_training.min(of_evaluation) / 2;
     // Partial sums of the tree of shards.
-    let sums = 1 + plan.shards.max(1).ilog2();
+    let sums = 1 + (groups / ranks).ilog2();
     // Tensors are copied one at a time.
     let largest = parameters.iter().map(ParameterInfo::elements).max();
     MemoryEstimate {
         parameters: bytes(2 * elements),
         gradients: bytes(elements * u128::from(sums)),
         moments: bytes(elements * moments),
-        activations: bytes(activations + time_flow_elements(plan, tokens)),
+        activations: bytes(activations + time_flow_elements(plan, tokens_of(ranks))),
         text: 0,
-        program: PROGRAM,
+        program: PROGRAM + if ranks > 1 { CONNECTED } else { 0 },
         loading: 0,
         saving: bytes(largest.unwrap_or(0) as u128),
     }
@@ -163,30 +171,23 @@ fn training_elements(plan: &Plan, tokens: u128, vocabulary: usize) -> u128 {
 fn time_flow_elements(plan: &Plan, tokens: u128) -> u128 {
     match plan.model {
         Architecture::Transformer => 0,
-        _ => tokens * (plan.layers as u128 * layer_elements(plan)) / 2 * 3,
+        _ => tokens * (plan.layers as u128 * layer_elements(plan)) / 5 * 4,
     }
 }
 
-/// Elements of an evaluation: each layer keeps only its output, and a Transformer the keys and
-/// values of each block.
+/// Elements of an evaluation: each layer keeps only its output.
 fn evaluation_elements(plan: &Plan, vocabulary: usize) -> u128 {
-    let (tokens, kept) = match plan.model {
+    let (tokens, idle) = match plan.model {
         Architecture::Transformer => {
             let model = plan.model_config();
-            let (qkv, expanded) = (model.qkv(), model.expanded());
-            // A block's queries, keys and values reuse the buffer of the previous block's
-            // activation inputs, if that is not much larger.
-            let kept = match 4 * expanded <= 7 * qkv {
-                true => qkv.max(expanded),
-                false => qkv,
-            };
-            let rows = windows_per_call(plan.context());
-            let tokens = rows as u128 * plan.context() as u128;
-            (tokens, kept as u128 * plan.layers as u128)
+            let tokens = windows_per_call(plan.context()) * plan.context();
+            // A block allocates before the largest buffers of the block before it are idle.
+            (tokens, model.qkv() + model.expanded())
         }
-        _ => (TOKENS_PER_CALL as u128, 0),
+        _ => (TOKENS_PER_CALL, 0),
     };
-    let per_token = layer_elements(plan) + 5 * plan.hidden as u128 / 4 + kept;
+    let tokens = tokens as u128;
+    let per_token = layer_elements(plan) + 5 * plan.hidden as u128 / 4 + idle as u128;
     tokens * per_token + logits(tokens, vocabulary) + packed_output(plan, vocabulary)
 }
 

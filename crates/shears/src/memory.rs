@@ -7,13 +7,21 @@ use crate::exit::{Misuse, misuse};
 use crate::output::complain;
 use crate::report;
 
-/// Refuses a training run that cannot fit.
-pub(crate) fn refuse_too_large(bytes: u64) -> Result<(), Misuse> {
-    check(
-        "training",
-        "a smaller --batch, --window or --hidden fits",
-        bytes,
-    )
+/// Refuses a training run that cannot fit, if each of `processes` on this computer takes `bytes`.
+pub(crate) fn refuse_too_large(bytes: u64, processes: usize) -> Result<(), Misuse> {
+    let remedy = "a smaller --batch, --window or --hidden fits";
+    check("training", remedy, bytes)?;
+    let all = bytes.saturating_mul(processes as u64);
+    match installed() {
+        Some(installed) if all > installed => {
+            let [all, installed] = [all, installed].map(report::bytes);
+            misuse!(
+                "training would take about {all} in {processes} processes, and this computer has \
+                 {installed}; {remedy}, or fewer processes"
+            )
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Prints how much memory a command takes, if asked or if it is a lot; refuses what cannot fit.

@@ -69,9 +69,17 @@ fn is_of_a_run(out: &Path) -> bool {
 
 /// Writes a file whole or not at all; replaces an existing one only with `force`.
 pub(crate) fn write(out: &Path, bytes: impl AsRef<[u8]>, force: bool) -> anyhow::Result<()> {
+    write_with(out, force, |mut file| file.write_all(bytes.as_ref()))
+}
+
+/// Like [`write`], for content that is not in memory as a whole.
+pub(crate) fn write_with(
+    out: &Path,
+    force: bool,
+    write: impl FnOnce(&File) -> std::io::Result<()>,
+) -> anyhow::Result<()> {
     let file = NewFile::beside(out)?;
-    let written = file.writer().write_all(bytes.as_ref());
-    written.with_context(|| cannot_write(out))?;
+    write(file.writer()).with_context(|| cannot_write(out))?;
     file.put_in_place(out, force)
 }
 
@@ -305,8 +313,11 @@ mod tests {
         let error = write(&out, "second", false).unwrap_err();
         assert!(error.to_string().contains("cannot write"), "{error:#}");
         assert_eq!(fs::read_to_string(&out).unwrap(), "first");
+        let opened = File::open(&out).unwrap();
         write(&out, "second", true).unwrap();
         assert_eq!(fs::read_to_string(&out).unwrap(), "second");
+        // Whoever has opened the file reads the old one.
+        assert_eq!(std::io::read_to_string(opened).unwrap(), "first");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 

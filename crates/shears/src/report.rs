@@ -124,12 +124,20 @@ pub(crate) fn short_model_name(plan: &Plan) -> String {
     }
 }
 
-/// The memory estimate of training, on one line.
-pub(crate) fn memory_line(memory: &MemoryEstimate) -> String {
+/// The memory of each of `ranks` processes.
+pub(crate) fn memory_of_each(memory: u64, ranks: usize) -> String {
+    match ranks {
+        1 => bytes(memory),
+        _ => format!("{} in each of {ranks} processes", bytes(memory)),
+    }
+}
+
+/// The memory estimate of training in each of `ranks` processes, on one line.
+pub(crate) fn memory_line(memory: &MemoryEstimate, ranks: usize) -> String {
     format!(
         "memory: about {} (weights {}, gradients {}, moments {}, activations {}, checkpoints {}, \
          text {}, program {})",
-        bytes(memory.total()),
+        memory_of_each(memory.total(), ranks),
         bytes(memory.parameters),
         bytes(memory.gradients),
         bytes(memory.moments),

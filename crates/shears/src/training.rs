@@ -99,14 +99,17 @@ pub(crate) fn new_folder(name: &str) -> Result<PathBuf, TrainError> {
     }
 }
 
-/// The batches of a run and the memory it takes. Refuses a text that is too short.
+/// The batches of a run, and the memory it takes in each of `ranks` processes. Refuses a text that
+/// is too short.
 pub(crate) fn batches_and_memory(
     plan: &Plan,
     model: &AnyModel,
     corpora: &Corpora,
+    ranks: usize,
 ) -> anyhow::Result<(Batches, MemoryEstimate)> {
     let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
-    let memory = estimate_memory(plan, &parameters(model), vocabulary).with_text(corpora);
+    let memory = estimate_memory(plan, &parameters(model), vocabulary, ranks);
+    let memory = memory.with_text(corpora);
     let batches =
         Batches::new(plan, model.reading(), corpora.train.clone()).map_err(too_short(plan))?;
     let validation = corpora.validation.len();
@@ -154,8 +157,8 @@ pub(crate) fn train_alone(
 ) -> anyhow::Result<Ended> {
     let device = &device_of(plan).autodiff();
     let model = model_of(plan, plan.vocabulary_of(&corpora.tokenizer), device);
-    let (batches, memory) = batches_and_memory(plan, &model, corpora)?;
-    memory::refuse_too_large(memory.total())?;
+    let (batches, memory) = batches_and_memory(plan, &model, corpora, 1)?;
+    memory::refuse_too_large(memory.total(), 1)?;
     let folder = open()?;
     let mut trainer = Trainer::new(plan.clone(), model, batches, threads, device);
     if let Some((_, checkpoint)) = newest_checkpoint(&folder, plan)? {

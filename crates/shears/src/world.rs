@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use shears_data::sha256_of;
 use shears_parallel::{
     Heartbeat, Launcher, Phase, Ranks, Timeouts, on_first_rank, start, sums_like_tree,
 };
@@ -177,7 +178,7 @@ impl World {
     }
 
     /// The number of ranks on this machine.
-    fn local(&self) -> usize {
+    pub(crate) fn local(&self) -> usize {
         let own = self.hosts.get(self.ranks.rank());
         self.hosts
             .iter()
@@ -196,9 +197,10 @@ impl World {
 
     /// Checks that all processes run the same program with the same arguments.
     fn check_alike(&self) -> anyhow::Result<()> {
-        let program = std::env::current_exe().and_then(std::fs::read);
+        let program = std::env::current_exe().and_then(std::fs::File::open);
+        let program = program.and_then(sha256_of);
         let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-        self.check_same(&hash_of(&program.unwrap_or_default()), |host, _| {
+        self.check_same(&program.unwrap_or_default(), |host, _| {
             format!(
                 "{host} was started with another program than rank 0 on {}",
                 self.hosts[0]

@@ -3,13 +3,12 @@
 //! The crate `gguf-rs-lib` writes it too, but keeps its values in a hash map, so that exporting the
 //! same run twice would give different bytes.
 
-use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 
-use super::GgufType;
 use super::quantize::{write_f16, write_q8};
+use super::{GgufType, interleaved_of};
 
 const MAGIC: &[u8; 4] = b"GGUF";
 const VERSION: u32 = 3;
@@ -31,7 +30,9 @@ pub(super) struct Tensor<'a> {
     pub(super) name: String,
     pub(super) kind: GgufType,
     /// `f32`, row by row.
-    pub(super) bytes: Cow<'a, [u8]>,
+    pub(super) bytes: &'a [u8],
+    /// Bytes of a row, and rows of a head, if the halves of its heads are interleaved when written.
+    pub(super) interleaved: Option<(usize, usize)>,
     pub(super) rows: Rows,
 }
 
@@ -58,7 +59,9 @@ impl Tensor<'_> {
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         let missing = self.rows.count.unwrap_or(1) * self.rows.size * 4 - self.bytes.len();
         let zeros = vec![0; missing];
-        for bytes in [&*self.bytes, &zeros] {
+        let interleaved = self.interleaved;
+        let interleaved = interleaved.map(|(row, head)| interleaved_of(self.bytes, row, head));
+        for bytes in [interleaved.as_deref().unwrap_or(self.bytes), &zeros] {
             match self.kind {
                 GgufType::F32 => out.write_all(bytes)?,
                 GgufType::F16 => write_f16(bytes, out)?,
@@ -176,7 +179,8 @@ mod tests {
         let tensors = [Tensor {
             name,
             kind,
-            bytes: bytes.as_slice().into(),
+            bytes: &bytes,
+            interleaved: None,
             rows,
         }];
         write(&path, &[("k".into(), Value::U32(7))], &tensors).unwrap();

@@ -120,8 +120,8 @@ impl Prepared {
         let first = &grid.cells[0].plan;
         let device = &device_of(first).autodiff();
         let model = model_of(first, first.vocabulary_of(&corpora.tokenizer), device);
-        let memory = batches_and_memory(first, &model, &corpora)?.1.total();
-        memory::refuse_too_large(memory)?;
+        let memory = batches_and_memory(first, &model, &corpora, 1)?.1.total();
+        memory::refuse_too_large(memory, world.local())?;
         Ok(Prepared {
             grid,
             corpora,
@@ -130,7 +130,7 @@ impl Prepared {
         })
     }
 
-    fn introduce(&self, out: &Path) {
+    fn introduce(&self, out: &Path, ranks: usize) {
         let grid = &self.grid;
         let steps = grid.cells.iter().map(|cell| cell.plan.steps).sum();
         let policies = match grid.policies.len() {
@@ -145,7 +145,7 @@ impl Prepared {
             report::counted(grid.seeds.into(), "seed"),
             report::counted(steps, "step"),
             out.display(),
-            report::bytes(self.memory)
+            report::memory_of_each(self.memory, ranks)
         );
         say!("{}", wrapped(&words, 2));
         if let Some(line) = report::bf16_line(&grid.cells[0].plan) {
@@ -157,7 +157,7 @@ impl Prepared {
 fn run_in(world: &World, arguments: &SweepArguments) -> anyhow::Result<ExitCode> {
     let prepared = world.settle(Prepared::of(world, arguments))?;
     if world.is_first() {
-        prepared.introduce(&arguments.out);
+        prepared.introduce(&arguments.out, world.ranks().size());
         world.binding().iter().for_each(|line| say!("{line}"));
     }
     let marked = world.is_first().then(|| prepared.grid.mark(&arguments.out));

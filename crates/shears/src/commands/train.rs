@@ -215,7 +215,7 @@ fn prepare(
     let (plan, corpora) = (job.plan.clone(), &mut job.corpora);
     let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
     let model = model_of(&plan, vocabulary, device);
-    let (batches, memory) = batches_and_memory(&plan, &model, corpora)?;
+    let (batches, memory) = batches_and_memory(&plan, &model, corpora, world.ranks().size())?;
     if asked.show == Show::Text {
         introduce(&plan, corpora);
         let described = team
@@ -234,9 +234,12 @@ fn prepare(
     if asked.outside.verbose {
         let header = header(&plan, &parameters(&model));
         let table = report::parameter_table(&header, vocabulary);
-        say!("{table}\n{}", report::memory_line(&memory));
+        say!(
+            "{table}\n{}",
+            report::memory_line(&memory, world.ranks().size())
+        );
     }
-    memory::refuse_too_large(memory.total())?;
+    memory::refuse_too_large(memory.total(), world.local())?;
     let trainer = Trainer::new(plan, model, batches, threads, device);
     // Refuses a batch with fewer rows than ranks, before the folder is created.
     let mut trainer = trainer

@@ -1,11 +1,13 @@
 //! A run takes the memory that it has announced, and one that cannot fit is refused before it
 //! starts.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::program::{Scratch, rows};
+use crate::ranks::{can_launch, launch, processes};
 
 /// Settings dominated by one part of memory: which part, kilobytes of text, distinct words, flags.
 const CASES: &str = "\
@@ -97,6 +99,81 @@ fn evaluation_and_generation_use_the_announced_memory() {
     assert!(wrong.is_empty(), "{wrong:?}");
 }
 
+/// The number of ranks, and flags.
+const WITH_RANKS: &str = "\
+    2 | --hidden 8 --batch 4 --window 8
+    2 | --hidden 64 --batch 512 --window 32
+    3 | --hidden 512 --layers 1 --batch 12
+    2 | --preset gpt-128 --shards 4";
+
+#[cfg(target_os = "linux")]
+#[test]
+fn each_rank_uses_the_announced_memory() {
+    if !can_launch() {
+        return;
+    }
+    let mut wrong = Vec::new();
+    for [ranks, flags] in rows(WITH_RANKS) {
+        let scratch = Scratch::new();
+        scratch.write("text.txt", text(50, 1000));
+        let said = scratch.path("said.txt");
+        let output = fs::File::create(&said).unwrap();
+        let train = format!("train text.txt {flags} --threads 1 --steps 12 --verbose --out run");
+        let mut job = launch(&scratch, &format!("-n {ranks} shears {train}"), &[]);
+        job.stderr(output.try_clone().unwrap()).stdout(output);
+        let mut job = job.spawn().unwrap();
+        let mut peaks = BTreeMap::new();
+        let ended = loop {
+            for (pid, rank) in processes(&scratch) {
+                let status = fs::read_to_string(format!("/proc/{pid}/status"));
+                let peak = status.ok().as_deref().and_then(peak_in);
+                peaks.extend(rank.zip(peak));
+            }
+            if let Some(ended) = job.try_wait().unwrap() {
+                break ended;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        };
+        let said = fs::read(said).unwrap();
+        let said = String::from_utf8_lossy(&said);
+        assert!(ended.success(), "{flags}: {said}");
+        assert!(
+            said.contains(&format!(" in each of {ranks} processes (")),
+            "{said}"
+        );
+        assert_eq!(peaks.len().to_string(), ranks, "{flags}");
+        let announced = announced_in(&said);
+        let most = peaks.into_values().fold(0.0, f64::max);
+        if !is_within_a_fifth(&format!("{ranks} ranks, {flags}"), announced, most) {
+            wrong.push(flags);
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
+/// Gradients are in memory once: neither the file that was read nor the one that is written is.
+#[test]
+fn clipping_takes_the_memory_of_one_file() {
+    const ELEMENTS: usize = 15_000_000;
+    let scratch = Scratch::new();
+    let megabytes = (4 * ELEMENTS) as f64 / 1e6;
+    let header = format!(
+        "{{\"w\":{{\"dtype\":\"F32\",\"shape\":[{ELEMENTS}],\"data_offsets\":[0,{}]}}}}",
+        4 * ELEMENTS
+    );
+    let length = (header.len() as u64).to_le_bytes();
+    let mut file = [&length[..], header.as_bytes()].concat();
+    file.extend((0..ELEMENTS).flat_map(|place| (place as f32).to_le_bytes()));
+    scratch.write("step.safetensors", file);
+    let clip = "clip step.safetensors --clip global-norm:1 --out out";
+    let Some((_, peak)) = said_and_taken(&scratch, clip) else {
+        println!("skipped: this system does not tell what a process takes");
+        return;
+    };
+    println!("{peak:.1} MB for a file of {megabytes:.1} MB");
+    assert!(peak < 1.2 * megabytes + 15.0, "{peak:.1} MB");
+}
+
 /// Before a run has a folder, or memory.
 #[cfg(target_os = "linux")]
 #[test]
@@ -144,6 +221,27 @@ fn utf_16(text: &str) -> Vec<u8> {
 
 /// Megabytes, by the line that says it and by the system; none where the system does not tell.
 fn announced_and_taken(scratch: &Scratch, arguments: &str) -> Option<(f64, f64)> {
+    let (said, peak) = said_and_taken(scratch, arguments)?;
+    Some((announced_in(&said), peak))
+}
+
+fn announced_in(said: &str) -> f64 {
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix("memory: about "));
+    let mut words = line.unwrap().split_whitespace();
+    let number: f64 = words.next().unwrap().parse().unwrap();
+    let unit = match words.next().unwrap() {
+        "kB" => 1e-3,
+        "MB" => 1.0,
+        "GB" => 1e3,
+        other => panic!("{other}"),
+    };
+    number * unit
+}
+
+/// The output, and the most megabytes of memory; none where the system does not tell.
+fn said_and_taken(scratch: &Scratch, arguments: &str) -> Option<(String, f64)> {
     let said = scratch.path("said.txt");
     let mut program = Command::new(env!("CARGO_BIN_EXE_shears"));
     program
@@ -165,20 +263,9 @@ fn announced_and_taken(scratch: &Scratch, arguments: &str) -> Option<(f64, f64)>
     };
     // The output may be any bytes.
     let said = fs::read(said).unwrap();
-    let said = String::from_utf8_lossy(&said);
+    let said = String::from_utf8_lossy(&said).into_owned();
     assert!(ended.success(), "{arguments}: {said}");
-    let line = said
-        .lines()
-        .find_map(|line| line.strip_prefix("memory: about "));
-    let mut words = line.unwrap().split_whitespace();
-    let number: f64 = words.next().unwrap().parse().unwrap();
-    let unit = match words.next().unwrap() {
-        "kB" => 1e-3,
-        "MB" => 1.0,
-        "GB" => 1e3,
-        other => panic!("{other}"),
-    };
-    Some((number * unit, peak?))
+    Some((said, peak?))
 }
 
 fn peak_in(status: &str) -> Option<f64> {

@@ -22,11 +22,12 @@ pub(super) fn train(world: &World, timing: &Timing) -> anyhow::Result<Measured> 
     let (plan, vocabulary) = (&timing.plan, timing.vocabulary);
     let device = &device_of(plan).autodiff();
     let model = model_of(plan, vocabulary, device);
-    let mut memory = estimate_memory(plan, &parameters(&model), vocabulary);
+    let ranks = world.ranks().size();
+    let mut memory = estimate_memory(plan, &parameters(&model), vocabulary, ranks);
     // No checkpoint is saved.
     memory.saving = 0;
     let estimate = memory.total();
-    refuse_too_large(estimate)?;
+    refuse_too_large(estimate, world.local())?;
     let count = plan.batch * (8 * plan.window + 1) + 1;
     let tokens = random_tokens(count, vocabulary)[..].into();
     let batches = Batches::new(plan, model.reading(), tokens)?;
@@ -35,7 +36,6 @@ pub(super) fn train(world: &World, timing: &Timing) -> anyhow::Result<Measured> 
         .with_ranks(world.ranks())?
         .with_heartbeat(world.heartbeat());
     let report = bench(&mut trainer, timing.steps.unwrap_or(STEPS))?;
-    let ranks = world.ranks().size();
     let mut json = serde_json::to_value(&report)?;
     json["ranks"] = ranks.into();
     json["memory_estimate_bytes"] = estimate.into();
@@ -71,7 +71,7 @@ pub(super) fn clip(timing: &Timing) -> anyhow::Result<Measured> {
     let (plan, vocabulary) = (&timing.plan, timing.vocabulary);
     let device = &device_of(plan).autodiff();
     let model = model_of(plan, vocabulary, device);
-    let memory = estimate_memory(plan, &parameters(&model), vocabulary);
+    let memory = estimate_memory(plan, &parameters(&model), vocabulary, 1);
     // The weights have the size of their gradients.
     let tensors = memory.gradients.saturating_mul(2);
     let bytes = tensors.saturating_add(memory.moments);
