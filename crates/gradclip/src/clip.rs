@@ -330,7 +330,7 @@ impl Clipper {
         let measures = tensors.measure(self.rules.first())?;
         check_unique_names(&measures)?;
         // Rules that cannot be applied must fail before the first one changes anything.
-        tensors.check(&self.rules)?;
+        tensors.check(&self.rules, &measures)?;
         let mut report = ClipReport::measured(self.policy.order(), &measures);
         let has_non_finite = report.non_finite > 0;
         match self.non_finite {
@@ -381,7 +381,8 @@ impl Clipper {
         let mut measured_for = self.rules.first();
         for (index, link) in self.rules.iter().enumerate() {
             let is_measured = measured_for.is_some_and(|other| {
-                index == 0 || link.order == other.order && link.rule.units().is_none()
+                let same_order = link.written.order() == other.written.order();
+                index == 0 || same_order && link.rule.units().is_none()
             });
             if !is_measured {
                 measures = tensors.measure(Some(link))?;

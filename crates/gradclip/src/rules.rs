@@ -21,7 +21,7 @@ use crate::norm::Norm;
 use crate::percentile::NormHistory;
 use crate::policy::ClipPolicy;
 use crate::state::{Lists, StateError};
-use crate::threshold::{NormOrder, Threshold};
+use crate::threshold::Threshold;
 use crate::units::Units;
 
 use adaptive::{AdaGc, AutoClip, Median, ZClip, ZScore};
@@ -86,16 +86,12 @@ pub(crate) struct Lesson {
     tensors: Vec<(String, f64)>,
 }
 
-/// A rule in a policy, and what its tensors must be measured for.
+/// A rule in a policy, as written and as it works.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
-    pub(crate) name: &'static str,
+    pub(crate) written: ClipRule,
     /// The prefix of its list names in a [`ClipperState`](crate::ClipperState).
     prefix: String,
-    /// The order of the norms that it compares.
-    pub(crate) order: NormOrder,
-    /// Whether it clamps elements, which invalidates the measures of a tensor.
-    pub(crate) clamps: bool,
     pub(crate) rule: Box<dyn Rule>,
 }
 
@@ -103,9 +99,7 @@ pub(crate) struct Link {
 pub(crate) fn links_of(policy: &ClipPolicy) -> (Vec<Guard>, Vec<Link>) {
     let (mut guards, mut links) = (Vec::new(), Vec::new());
     for written in policy.rules() {
-        let name = written.name();
-        let prefix = format!("{}.{name}.", guards.len() + links.len());
-        let order = written.order();
+        let prefix = format!("{}.{}.", guards.len() + links.len(), written.name());
         if let ClipRule::Skip {
             sigma,
             window,
@@ -114,12 +108,10 @@ pub(crate) fn links_of(policy: &ClipPolicy) -> (Vec<Guard>, Vec<Link>) {
         {
             let norms = Window::new(window.get(), written.steps_needed());
             guards.push(Guard::new(prefix, sigma, norms, limit));
-        } else if let Some(rule) = rule_of(written, order) {
+        } else if let Some(rule) = rule_of(written) {
             links.push(Link {
-                name,
+                written: *written,
                 prefix,
-                order,
-                clamps: written.clamps(),
                 rule,
             });
         }
@@ -128,7 +120,8 @@ pub(crate) fn links_of(policy: &ClipPolicy) -> (Vec<Guard>, Vec<Link>) {
 }
 
 /// `None` for rules that do not change gradients.
-fn rule_of(rule: &ClipRule, order: NormOrder) -> Option<Box<dyn Rule>> {
+fn rule_of(rule: &ClipRule) -> Option<Box<dyn Rule>> {
+    let order = rule.order();
     let fixed = |threshold: Threshold, decide| -> Box<dyn Rule> {
         Box::new(Fixed {
             threshold,

@@ -21,8 +21,8 @@ pub(crate) trait Tensors {
     /// Measures the tensors for a rule.
     fn measure(&mut self, rule: Option<&Link>) -> Result<Vec<Measure>, ClipError>;
 
-    /// Checks that all rules can be applied to the tensors.
-    fn check(&mut self, rules: &[Link]) -> Result<(), ClipError>;
+    /// Checks that all rules can be applied to the tensors, which were measured for the first one.
+    fn check(&mut self, rules: &[Link], measures: &[Measure]) -> Result<(), ClipError>;
 
     fn zero_non_finite(&mut self);
 
@@ -52,7 +52,7 @@ pub(crate) struct Reading {
 impl Reading {
     pub(crate) fn orders(&self, rule: Option<&Link>) -> Orders {
         Orders {
-            rule: rule.map_or(NormOrder::TWO, |link| link.order),
+            rule: rule.map_or(NormOrder::TWO, |link| link.written.order()),
             report: self.report,
         }
     }
@@ -89,12 +89,9 @@ impl<G: Gradients> Tensors for Local<'_, G> {
         let mut scanned = scanned.into_iter().flatten();
         let mut measures: Vec<Measure> = Vec::new();
         let mut problem = None;
-        let mut excluded = 0;
         self.gradients.visit(&mut |gradient| {
             let mut measure = measure_tensor(&gradient, orders, threads, scan, scanned.next());
-            if output_layer.contains(gradient.name) {
-                excluded += 1;
-            } else if let Some(units) = units {
+            if let Some(units) = units.filter(|_| !output_layer.contains(gradient.name)) {
                 match measure_units(&gradient, units, measure.max_magnitude) {
                     Ok(units) => measure.units = Some(units),
                     Err(error) => problem = problem.take().or(Some(error)),
@@ -102,19 +99,16 @@ impl<G: Gradients> Tensors for Local<'_, G> {
             }
             measures.push(measure);
         });
-        if units.is_some() && excluded < output_layer.len() {
-            let found = |name: &&String| measures.iter().any(|measure| measure.name == **name);
-            let mut names = output_layer.iter();
-            let missing = names.find(|name| !found(name)).cloned();
-            let error = |tensor| ClipError::OutputLayer { tensor };
-            problem = problem.or(missing.map(error));
-        }
         problem.map_or(Ok(measures), Err)
     }
 
-    fn check(&mut self, rules: &[Link]) -> Result<(), ClipError> {
+    fn check(&mut self, rules: &[Link], measures: &[Measure]) -> Result<(), ClipError> {
         let output_layer = &self.reading.output_layer;
-        let mut problem = None;
+        let clips_units = rules.iter().any(|link| link.rule.units().is_some());
+        let is_missing = |name: &&String| measures.iter().all(|measure| measure.name != **name);
+        let missing = output_layer.iter().find(is_missing);
+        let missing = missing.filter(|_| clips_units).cloned();
+        let mut problem = missing.map(|tensor| ClipError::OutputLayer { tensor });
         // Measuring for the first rule has checked it.
         for units in rules.iter().skip(1).filter_map(|link| link.rule.units()) {
             self.gradients.visit(&mut |gradient| {
@@ -225,14 +219,14 @@ impl Tensors for Remote {
         }
     }
 
-    fn check(&mut self, rules: &[Link]) -> Result<(), ClipError> {
+    fn check(&mut self, rules: &[Link], measures: &[Measure]) -> Result<(), ClipError> {
         let unknown = |measure: &Measure| measure.max_magnitude.is_nan();
         let mut is_clamped = false;
         for link in rules {
-            let problem = match link.clamps {
+            let problem = match link.written.clamps() {
                 _ if link.rule.units().is_some() || is_clamped => "needs the elements of gradients",
-                _ if link.order != NormOrder::TWO => "needs norms of its own order",
-                true if self.measures.iter().any(unknown) => {
+                _ if link.written.order() != NormOrder::TWO => "needs norms of its own order",
+                true if measures.iter().any(unknown) => {
                     "needs the largest magnitude of each tensor"
                 }
                 clamps => {
@@ -240,7 +234,7 @@ impl Tensors for Remote {
                     continue;
                 }
             };
-            let rule = link.name;
+            let rule = link.written.name();
             return Err(ClipError::Measures { rule, problem });
         }
         Ok(())

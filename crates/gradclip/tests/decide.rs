@@ -1,8 +1,8 @@
 //! Decisions from measures, for tensors that are not in host memory.
 
 use gradclip::{
-    ClipAction, ClipError, ClipPolicy, Clipper, Gradient, Gradients, Measure, NonFinite, Scan,
-    SkipReason, Unscaled, scan,
+    ClipAction, ClipError, Gradient, Gradients, Measure, NonFinite, Scan, SkipReason, Unscaled,
+    scan,
 };
 
 use crate::fuzzing::Random;
@@ -190,19 +190,21 @@ fn a_guard_costs_no_extra_read() {
 
 #[test]
 fn an_unknown_output_layer_is_refused() {
-    let policy: ClipPolicy = "agc:0.9".parse().unwrap();
-    let new = || Clipper::new(policy.clone(), NonFinite::Error).unwrap();
     let counted = || Counted {
         values: vec![5.0; 4],
         visits: 0,
     };
-    let mut clipper = new().with_output_layer(["w", "head"]);
-    let error = clipper.clip(Unscaled::single(counted())).unwrap_err();
-    assert!(
-        error.to_string().contains("no gradient is named `head`"),
-        "{error}"
-    );
-    let mut clipper = new().with_output_layer(["w"]);
+    // Before an earlier rule of the chain changes anything.
+    for policy in ["agc:0.9", "global-norm:1+agc:0.9"] {
+        let mut gradients = counted();
+        let clipper = clipper(policy, NonFinite::Error);
+        let mut clipper = clipper.with_output_layer(["w", "head"]);
+        let error = clipper.clip(Unscaled::single(&mut gradients)).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("no gradient is named `head`"), "{error}");
+        assert_eq!(gradients.values, [5.0; 4], "{policy}");
+    }
+    let mut clipper = clipper("agc:0.9", NonFinite::Error).with_output_layer(["w"]);
     let outcome = clipper.clip(Unscaled::single(counted())).unwrap();
     assert_eq!(outcome.report().action, ClipAction::Keep);
     // Only `agc` checks the names.
