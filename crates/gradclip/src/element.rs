@@ -256,8 +256,76 @@ slices_of!(f16, F16);
 #[cfg(feature = "half")]
 slices_of!(bf16, Bf16);
 
-#[cfg(all(test, feature = "half"))]
+impl Elements<'_> {
+    /// Sets non-finite elements to zero.
+    pub(crate) fn zero_non_finite(&mut self) {
+        for_each_type!(Elements, self, values => for value in values.iter_mut() {
+            if !value.is_finite() {
+                *value = Element::from_f64(0.0);
+            }
+        });
+    }
+
+    /// Divides each element, rounding once.
+    pub(crate) fn divide(&mut self, divisor: f64) {
+        for_each_type!(Elements, self, values => for value in values.iter_mut() {
+            *value = Element::from_f64(value.to_f64() / divisor);
+        });
+    }
+
+    /// Adds `other` element by element, rounding once.
+    ///
+    /// # Panics
+    ///
+    /// If the two differ in type or length.
+    pub fn add(&mut self, other: &Elements<'_>) {
+        fn add<E: Element>(sums: &mut [E], terms: &[E]) {
+            assert_eq!(sums.len(), terms.len(), "tensors of different length");
+            for (sum, term) in sums.iter_mut().zip(terms) {
+                *sum = E::from_f64(sum.to_f64() + term.to_f64());
+            }
+        }
+        match (self, other) {
+            (Elements::F32(sums), Elements::F32(terms)) => add(sums, terms),
+            (Elements::F64(sums), Elements::F64(terms)) => add(sums, terms),
+            #[cfg(feature = "half")]
+            (Elements::F16(sums), Elements::F16(terms)) => add(sums, terms),
+            #[cfg(feature = "half")]
+            (Elements::Bf16(sums), Elements::Bf16(terms)) => add(sums, terms),
+            _ => panic!("tensors of different storage types"),
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
+    use super::AsElements;
+
+    #[test]
+    fn zeroing_changes_only_non_finite_elements() {
+        let mut values = [
+            f32::NAN,
+            -0.0,
+            f32::NEG_INFINITY,
+            f32::MAX,
+            f32::from_bits(1),
+        ];
+        values.as_elements().zero_non_finite();
+        let bits = values.map(f32::to_bits);
+        let expected = [0.0_f32, -0.0, 0.0, f32::MAX, f32::from_bits(1)].map(f32::to_bits);
+        assert_eq!(bits, expected);
+    }
+
+    #[test]
+    fn adding_rounds_once() {
+        let (mut sum, mut term) = ([1.0_f32, -0.5], [f32::EPSILON / 2.0, 0.5]);
+        sum.as_elements().add(&term.as_elements());
+        assert_eq!(sum, [1.0, 0.0]);
+    }
+}
+
+#[cfg(all(test, feature = "half"))]
+mod half_tests {
     use half::{bf16, f16};
 
     use super::Element;
