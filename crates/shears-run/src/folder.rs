@@ -1,7 +1,7 @@
 //! Folders and files that are durable, and new.
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
 /// The folder of a path; for a bare name, the working directory.
@@ -39,21 +39,39 @@ pub fn create_folders(folder: &Path) -> io::Result<()> {
 
 /// Creates a file in the folder of a run, in place of what a killed program or a stranger may have
 /// left under its name: a link would lead elsewhere, and opening a FIFO would wait for a reader.
-///
-/// # Errors
-///
-/// The system's error.
-pub fn create_anew(path: &Path) -> io::Result<File> {
+pub(crate) fn create_anew(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
         _ => File::create_new(path),
     }
 }
 
+/// Writes a file in the folder of a run to disk, in place of whatever has its name.
+///
+/// # Errors
+///
+/// The system's error.
+pub fn write_anew(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = create_anew(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Replaces a file in the folder of a run, durably and whole or not at all.
+///
+/// # Errors
+///
+/// The system's error.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_os_string();
+    temporary.push(".tmp");
+    write_anew(Path::new(&temporary), bytes)?;
+    fs::rename(temporary, path)?;
+    sync_folder(folder_of(path))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     #[test]
@@ -74,8 +92,15 @@ mod tests {
         let [precious, name] = ["precious", "plan.toml.tmp"].map(|name| scratch.path().join(name));
         fs::write(&precious, "mine").unwrap();
         std::os::unix::fs::symlink(&precious, &name).unwrap();
-        create_anew(&name).unwrap().write_all(b"new").unwrap();
-        assert_eq!(fs::read_to_string(&precious).unwrap(), "mine");
+        write_anew(&name, b"new").unwrap();
         assert_eq!(fs::read_to_string(&name).unwrap(), "new");
+        // Nor one under the temporary name.
+        fs::remove_file(&name).unwrap();
+        std::os::unix::fs::symlink(&precious, &name).unwrap();
+        let plan = scratch.path().join("plan.toml");
+        replace_file(&plan, b"newer").unwrap();
+        assert_eq!(fs::read_to_string(&plan).unwrap(), "newer");
+        assert_eq!(fs::read_to_string(&precious).unwrap(), "mine");
+        assert!(!name.exists());
     }
 }

@@ -25,8 +25,8 @@ use serde::{Deserialize, Serialize};
 use crate::error::{RestoreError, TrainError};
 use crate::plan::Plan;
 use crate::tensors::{LazyTensor, NamedTensor};
+pub(crate) use files::sync_folder;
 use files::{CARRIED, Files, MANIFEST, MODEL, OPTIMIZER, Stamps, write_folder, write_state};
-pub(crate) use files::{sync_folder, write_synced};
 
 /// The progress of a run, without its tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

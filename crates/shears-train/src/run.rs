@@ -7,11 +7,11 @@ use shears_data::{DataError, Tokenizer};
 use shears_model::ParameterInfo;
 use shears_run::{
     FORMAT, Header, INPUT, LOG, Log, PLAN, Parameter, check_regular, create_folders, folder_of,
-    lock_folder, read_regular_text, toml_problem,
+    lock_folder, read_regular_text, replace_file, toml_problem, write_anew,
 };
 
 use crate::TrainError;
-use crate::checkpoint::{CheckpointStore, sync_folder, write_synced};
+use crate::checkpoint::{CheckpointStore, sync_folder};
 use crate::plan::Plan;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -62,12 +62,12 @@ impl RunFolder {
         // The plan is written first under a temporary name, which marks an unfinished run, and
         // renamed last: a folder without a plan is not a run.
         let unfinished = path.join(UNFINISHED);
-        write_synced(&unfinished, text.as_bytes()).map_err(TrainError::io("write", &unfinished))?;
+        write_anew(&unfinished, text.as_bytes()).map_err(TrainError::io("write", &unfinished))?;
         sync_folder(path)?;
         tokenizer.save(run.tokenizer_path())?;
         if let Some(text) = standard_input {
             let path = run.input_path();
-            write_synced(&path, text).map_err(TrainError::io("write", &path))?;
+            write_anew(&path, text).map_err(TrainError::io("write", &path))?;
         }
         sync_folder(path)?;
         fs::rename(&unfinished, run.plan_path())
@@ -168,12 +168,8 @@ impl RunFolder {
     ///
     /// If it cannot be written; the old plan then remains.
     pub fn replace_plan(&self, plan: &Plan) -> Result<(), TrainError> {
-        let text = self.text_of(plan)?;
-        let beside = self.path.join(UNFINISHED);
-        write_synced(&beside, text.as_bytes()).map_err(TrainError::io("write", &beside))?;
-        let path = self.plan_path();
-        fs::rename(&beside, &path).map_err(TrainError::io("write", path))?;
-        sync_folder(&self.path)
+        let (path, text) = (self.plan_path(), self.text_of(plan)?);
+        replace_file(&path, text.as_bytes()).map_err(TrainError::io("write", path))
     }
 
     /// The current plan, including changes made when resuming.

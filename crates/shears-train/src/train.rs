@@ -326,13 +326,13 @@ impl<M: LanguageModel, O: Observer> Session<'_, M, O> {
         let readers = Readers {
             ranks: &**trainer.ranks(),
             shards: self.plan.shards,
+            streams: Streams::default(),
         };
         Ok(evaluate_on_ranks(
             readers,
             &trainer.model().valid(),
             &tokens,
             characters,
-            Streams::default(),
             &self.device,
             &mut |read, of| {
                 trainer.begin(Phase::Evaluate);

@@ -86,13 +86,8 @@ impl Results {
     /// Adds an outcome and saves the file.
     pub(super) fn add(&mut self, outcome: Outcome) -> Result<(), Failure> {
         self.kept.outcomes.push(outcome);
-        // Written atomically.
-        let unfinished = self.path.with_extension("tmp");
-        fs::write(
-            &unfinished,
-            serde_json::to_string_pretty(&self.kept)? + "\n",
-        )?;
-        Ok(fs::rename(&unfinished, &self.path)?)
+        let text = serde_json::to_string_pretty(&self.kept)? + "\n";
+        Ok(shears_run::replace_file(&self.path, text.as_bytes())?)
     }
 
     /// Prints the table and draws the plot.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
 use shears_data::{FOREIGN_BYTES, Sha256Writer, foreign_kind, sha256_hex, sha256_of};
-use shears_run::{create_anew, json_problem, open_regular, read_regular};
+use shears_run::{json_problem, open_regular, read_regular, replace_file};
 
 use super::{Checkpoint, Progress, Snapshot};
 use crate::TrainError;
@@ -233,8 +233,7 @@ pub(super) fn write_folder(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<(
         write_safetensors(&checkpoint.carried, file)
     })?;
     write(STATE, &|file| file.write_all(&state_of(checkpoint)?))?;
-    write_manifest(folder, sha256)?;
-    sync_folder(folder)
+    write_manifest(folder, sha256)
 }
 
 /// The size of a read.
@@ -344,7 +343,7 @@ fn write_manifest(folder: &Path, sha256: BTreeMap<String, String>) -> Result<(),
     let path = folder.join(MANIFEST);
     let written = manifest
         .map_err(Into::into)
-        .and_then(|bytes| replace(&path, &bytes));
+        .and_then(|bytes| replace_file(&path, &bytes));
     written.map_err(TrainError::io("write", &path))
 }
 
@@ -355,25 +354,10 @@ pub(super) fn write_state(folder: &Path, checkpoint: &Snapshot<'_>) -> Result<()
     let path = folder.join(EVALUATED);
     let written = state_of(checkpoint).and_then(|bytes| {
         sha256.insert(EVALUATED.to_string(), sha256_hex(&bytes));
-        replace(&path, &bytes)
+        replace_file(&path, &bytes)
     });
     written.map_err(TrainError::io("write", &path))?;
-    sync_folder(folder)?;
-    write_manifest(folder, sha256)?;
-    sync_folder(folder)
-}
-
-/// Replaces a file atomically.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension("json.tmp");
-    write_synced(&temporary, bytes)?;
-    fs::rename(temporary, path)
-}
-
-pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = create_anew(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    write_manifest(folder, sha256)
 }
 
 /// Makes a rename durable.
