@@ -6,12 +6,12 @@ use std::path::Path;
 
 use pytorch_reader::{PickleValue, PytorchReader};
 use shears_data::{Tokenizer, TokenizerKind};
-use shears_model::{Architecture, ModelConfig};
+use shears_model::{Architecture, ModelConfig, ParameterInfo};
 
 use crate::catalogue::{Catalogue, Origin, Wanted};
 use crate::error::ExchangeError;
 use crate::foreign;
-use crate::names::{Family, LAYERS_MAX, Naming, Piece, SIZE_MAX, model_config, shapes};
+use crate::names::{Family, LAYERS_MAX, Naming, Piece, SIZE_MAX, model_config, tensors};
 use crate::source::{ModelSource, StoredWeights};
 
 /// The prefix that `torch.compile` adds to all names.
@@ -65,9 +65,9 @@ fn nano_gpt(
     let mut catalogue = Catalogue::default();
     catalogue.add_pytorch(path, Some("model"))?;
     catalogue.strip_prefix(COMPILED);
-    let wanted: Vec<Wanted> = shapes(&config, vocabulary)
+    let wanted: Vec<Wanted> = tensors(&config, vocabulary)
         .into_iter()
-        .filter_map(|(ours, shape)| {
+        .filter_map(|ParameterInfo { name: ours, shape }| {
             let pieces = Naming::HuggingFace.pieces(Family::Gpt2, &config, &ours, &shape)?;
             let is_left_out = !has_biases && ours.ends_with(".bias");
             // nanoGPT uses `nn.Linear`, whose matrices are like ours.

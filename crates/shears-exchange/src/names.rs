@@ -2,8 +2,10 @@
 
 use std::ops::Range;
 
+use burn::tensor::Device;
 use shears_model::{
-    Architecture, BlockConfig, Mlp, ModelConfig, Nonlinearity, Norm, Position, Precision,
+    Architecture, BlockConfig, Initializer, Mlp, ModelConfig, Nonlinearity, ParameterInfo,
+    Precision, Transformer, parameters,
 };
 
 /// The largest width, length or vocabulary that this program could compute with.
@@ -231,40 +233,10 @@ impl Naming {
     }
 }
 
-/// Names and shapes of our tensors in a Transformer with this vocabulary.
-pub(crate) fn shapes(config: &ModelConfig, vocabulary: usize) -> Vec<(String, Vec<usize>)> {
-    let hidden = config.hidden;
-    let block = config.block;
-    let mut shapes = Vec::new();
-    let mut push = |name: String, shape: &[usize], has_bias: bool| {
-        shapes.push((format!("{name}.weight"), shape.to_vec()));
-        if has_bias {
-            shapes.push((format!("{name}.bias"), vec![shape[0]]));
-        }
-    };
-    push("token_embedding".into(), &[vocabulary, hidden], false);
-    if block.position == Position::Learned {
-        push(
-            "position_embedding".into(),
-            &[config.context, hidden],
-            false,
-        );
-    }
-    let norm_has_bias = block.bias && block.norm == Norm::Layer;
-    for index in 0..config.layers {
-        let name = |part: &str| format!("blocks.{index}.{part}");
-        push(name("norm_1"), &[hidden], norm_has_bias);
-        push(name("attention.qkv"), &[config.qkv(), hidden], block.bias);
-        push(name("attention.projection"), &[hidden, hidden], block.bias);
-        push(name("norm_2"), &[hidden], norm_has_bias);
-        push(name("mlp.expand"), &[config.expanded(), hidden], block.bias);
-        push(name("mlp.project"), &[hidden, config.inner()], block.bias);
-    }
-    push("final_norm".into(), &[hidden], norm_has_bias);
-    if !config.tied {
-        push("output".into(), &[vocabulary, hidden], false);
-    }
-    shapes
+/// Our tensors of a Transformer with this vocabulary, without allocating them.
+pub(crate) fn tensors(config: &ModelConfig, vocabulary: usize) -> Vec<ParameterInfo> {
+    let mut initializer = Initializer::new(0, &Device::default());
+    parameters(&Transformer::new(vocabulary, config, &mut initializer))
 }
 
 #[cfg(test)]

@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use serde_json::Value;
+use shears_model::ParameterInfo;
 
 use super::config::{Config, Described};
 use super::tokenizer;
 use crate::catalogue::{Catalogue, Origin, Wanted};
 use crate::error::ExchangeError;
 use crate::foreign::read_json;
-use crate::names::{Naming, shapes};
+use crate::names::{Naming, tensors};
 use crate::source::{ModelSource, StoredWeights};
 
 /// Opens a folder with this `config.json`: tokenizer, and the names and shapes of the weights.
@@ -116,8 +117,8 @@ fn wanted(described: &Described, catalogue: &Catalogue) -> Vec<Wanted> {
         .tensors
         .keys()
         .any(|name| name.starts_with(prefix));
-    let wanted = shapes(model, *vocabulary).into_iter();
-    let wanted = wanted.filter_map(|(ours, shape)| {
+    let wanted = tensors(model, *vocabulary).into_iter();
+    let wanted = wanted.filter_map(|ParameterInfo { name: ours, shape }| {
         let mut pieces = Naming::HuggingFace.pieces(*family, model, &ours, &shape)?;
         let is_left_out = ours.ends_with(".bias") && !described.has_bias(&ours);
         if !has_prefix {
