@@ -94,8 +94,9 @@ pub fn evaluate<M: LanguageModel>(
     let alone = Readers {
         ranks: &Alone,
         shards: 1,
+        streams,
     };
-    evaluate_on_ranks(alone, model, tokens, characters, streams, device, watch)
+    evaluate_on_ranks(alone, model, tokens, characters, device, watch)
 }
 
 /// The ranks of a distributed evaluation.
@@ -105,6 +106,7 @@ pub(crate) struct Readers<'a> {
     /// The number of groups that the parts of a recurrent model's text are divided into; see
     /// [`crate::exchange::Share`].
     pub(crate) shards: usize,
+    pub(crate) streams: Streams,
 }
 
 /// Like [`evaluate`], distributed over all ranks. A Transformer's batches are divided among the
@@ -115,16 +117,11 @@ pub(crate) struct Readers<'a> {
 /// Collective: if the `watch` of one rank breaks, all ranks return `None`.
 ///
 /// [`Share`]: crate::exchange::Share
-#[allow(
-    clippy::too_many_arguments,
-    reason = "those of `evaluate`, and the ranks"
-)]
 pub(crate) fn evaluate_on_ranks<M: LanguageModel>(
     readers: Readers<'_>,
     model: &M,
     tokens: &Tokens,
     characters: usize,
-    streams: Streams,
     device: &Device,
     watch: Watch<'_>,
 ) -> Result<Option<Evaluation>, DataError> {
@@ -143,7 +140,7 @@ pub(crate) fn evaluate_on_ranks<M: LanguageModel>(
             reader.read_windows(batches)
         }
         Reading::Streams => {
-            let streams = EvaluationStreams::new(tokens, streams.0, SHORTEST_PART)?;
+            let streams = EvaluationStreams::new(tokens, readers.streams.0, SHORTEST_PART)?;
             reader.read_streams(streams)
         }
     };
