@@ -90,24 +90,21 @@ impl Reporter {
         if self.json {
             return;
         }
+        let all = self.records.len() as u64;
         let of = |wanted: fn(&StepRecord) -> bool| {
-            count(self.records.iter().filter(|record| wanted(record)).count() as u64)
+            let found = self.records.iter().filter(|record| wanted(record));
+            found.count() as u64
         };
-        let skipped = self
-            .records
-            .iter()
-            .filter(|record| record.skipped())
-            .count();
-        let written = self.records.len() - skipped;
+        let (clipped, skipped) = (of(StepRecord::clipped), of(StepRecord::skipped));
         say!(
             "\n{}: {} kept, {} clipped, {} skipped; {}",
-            counted(self.records.len() as u64, "step"),
-            of(|record| record.action == ClipAction::Keep),
-            of(StepRecord::clipped),
-            of(StepRecord::skipped),
+            counted(all, "step"),
+            count(all - clipped - skipped),
+            count(clipped),
+            count(skipped),
             match &self.out {
                 Some(folder) => {
-                    let files = counted(written as u64, "file");
+                    let files = counted(all - skipped, "file");
                     format!("{files} written to {}", folder.display())
                 }
                 None => "nothing was written (--out FOLDER writes the gradients)".into(),

@@ -7,7 +7,7 @@ use gradclip_judge::{
 };
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
-use serde_json::{Value, json};
+use serde_json::json;
 use shears_run::action_name;
 use shears_train::ClipPolicy;
 
@@ -97,18 +97,13 @@ impl Account {
 impl Serialize for Account {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let steps = || self.taken.iter();
-        let each = self.catches.iter().map(|catch| match catch {
-            Catch::Caught { late } => json!({ "result": "caught", "late": late }),
-            Catch::InPart => json!({ "result": "in part" }),
-            Catch::Missed => json!({ "result": "missed" }),
-        });
         let coefficients = self.coefficients;
         let coefficients = coefficients
             .map(|(median, smallest)| json!({ "median": median, "smallest": smallest }));
         let spikes = json!({
             "caught": self.caught(),
             "at_once": self.at_once(),
-            "each": each.collect::<Vec<Value>>(),
+            "each": self.catches,
         });
         let mut map = serializer.serialize_map(None)?;
         map.serialize_entry("label", &self.label)?;

@@ -2,14 +2,17 @@
 
 use gradclip::ClipAction;
 use gradclip_judge::{ReplayedStep, Spike, Spikes};
+use serde::Serialize;
 
 /// What became of a spike under a policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "result", rename_all = "lowercase")]
 pub(crate) enum Catch {
     /// A step was skipped, or clipped to at most the bound of a spike, this many steps after the
     /// first.
     Caught { late: usize },
     /// Steps were clipped, but stayed above the bound.
+    #[serde(rename = "in part")]
     InPart,
     /// No step was clipped or skipped.
     Missed,
