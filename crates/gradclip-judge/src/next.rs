@@ -52,8 +52,8 @@ impl Next {
                 clip: advised,
                 ..Next::default()
             },
-            // At the same rate a run that was lost without clipping often goes well with it, and then
-            // better than at a lower rate.
+            // At the same rate a run that was lost without clipping often goes well with it, and
+            // then better than at a lower rate.
             Class::Off | Class::Exploded if advice.is_none() && is_cut_by_one(run, numbers) => {
                 Next::clip("global-norm:1")
             }

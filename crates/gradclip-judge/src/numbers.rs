@@ -189,8 +189,7 @@ impl NormDistribution {
 
 impl fmt::Display for Numbers {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let parts = [
-            (self.clipped, "clipped"),
+        let others = [
             (self.outliers, "skipped as outliers"),
             (self.non_finite, "not finite"),
         ];
@@ -202,7 +201,7 @@ impl fmt::Display for Numbers {
             self.clipped,
             percent(self.clipped)
         )?;
-        for (some, what) in parts.into_iter().skip(1).filter(|(some, _)| *some > 0) {
+        for (some, what) in others.into_iter().filter(|(some, _)| *some > 0) {
             write!(formatter, ", {some} {what} ({})", percent(some))?;
         }
         if let Some(norms) = self.norms {

@@ -135,7 +135,7 @@ pub struct Columns {
     pub non_finite: Vec<bool>,
     /// The first tensor with such an element.
     pub first_non_finite: Option<String>,
-    /// Mean loss of the step's tokens, in nats a token.
+    /// Mean loss of the step's tokens, in nats per token.
     pub loss: Vec<f32>,
     /// The learning rate.
     pub lr: Vec<f32>,

@@ -56,10 +56,10 @@ pub enum Event {
 pub struct Evaluation {
     /// Steps taken so far.
     pub step: u64,
-    /// Nats a token.
+    /// Nats per token.
     #[serde(deserialize_with = "null_is_nan")]
     pub val_loss: f64,
-    /// Bits a character.
+    /// Bits per character.
     #[serde(deserialize_with = "null_is_nan")]
     pub bits_per_char: f64,
     /// `exp(val_loss)`.
@@ -155,7 +155,7 @@ impl Event {
 pub struct StepEvent {
     /// Steps taken, this one included.
     pub step: u64,
-    /// Mean loss of the step's tokens, in nats a token; null if it is not finite.
+    /// Mean loss of the step's tokens, in nats per token; null if it is not finite.
     pub loss: Option<f64>,
     /// The learning rate.
     pub lr: f64,
