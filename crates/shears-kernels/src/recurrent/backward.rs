@@ -86,17 +86,8 @@ pub(super) fn backward(
     });
     let (recurrent, recurrent_bias) =
         recurrent_gradients(cpu, cell, shape, &gates, (before.0, outputs));
-    let (source, input, input_bias) = match source {
-        LayerInput::Dense(x) => dense_gradients(cpu, cell, shape, &gates, x, weights.input.f32()),
-        LayerInput::Table { embedding, tokens } => table_gradients(
-            cpu,
-            cell,
-            shape,
-            &gates,
-            (embedding, tokens),
-            weights.input.f32(),
-        ),
-    };
+    let weight = weights.input.f32();
+    let (source, input, input_bias) = input_gradients(cpu, cell, shape, &gates, source, weight);
     WindowGradients {
         source,
         input,
@@ -234,53 +225,36 @@ fn recurrent_gradients(
     (weight, bias)
 }
 
-/// The gradients of the input, of `W_ih` and of its bias.
-fn dense_gradients(
+/// The gradients of the input or the embedding, of `W_ih` and of its bias. For an embedding, the
+/// gradients of the gates are first summed by token, so that the products have the size of the
+/// vocabulary.
+fn input_gradients(
     cpu: Cpu,
     cell: Cell,
     shape: Shape,
     gates: &[f32],
-    x: &[f32],
+    source: LayerInput<'_>,
     weight: &[f32],
 ) -> (Buffer, Buffer, Buffer) {
     let (width, inputs) = (cell.gates() * shape.hidden, shape.inputs);
     let stride = cell.stride(shape.hidden);
+    let table;
+    let (rows, (gates, stride), x) = match source {
+        LayerInput::Dense(x) => (shape.rows(), (gates, stride), x),
+        LayerInput::Table { embedding, tokens } => {
+            let vocabulary = embedding.len() / inputs;
+            let mut sums = Buffer::zeros(vocabulary * width);
+            add_by_token(cpu, (gates, stride), width, tokens, &mut sums);
+            table = sums;
+            (vocabulary, (&table[..], width), embedding)
+        }
+    };
     let mut gradient = Buffer::uninitialised(width * inputs);
     let factors = ((gates, stride, width), (x, inputs, inputs));
-    transposed_product(cpu, shape.rows(), factors, &mut gradient, false);
-    let mut input = Buffer::uninitialised(shape.rows() * inputs);
+    transposed_product(cpu, rows, factors, &mut gradient, false);
+    let mut input = Buffer::uninitialised(rows * inputs);
     let packed = Packed::plain(cpu, weight, width, inputs);
     packed.multiply(cpu, (gates, stride), (&mut input, inputs), Initial::Zero);
     let bias = sum_columns(cpu, gates, stride, 0..width);
     (input, gradient, bias)
-}
-
-/// The gradients of the embedding, of `W_ih` and of its bias, for a table with a row per token: the
-/// gradients are first summed by token, so that the products have the size of the vocabulary.
-fn table_gradients(
-    cpu: Cpu,
-    cell: Cell,
-    shape: Shape,
-    gates: &[f32],
-    (embedding, tokens): (&[f32], &[u32]),
-    weight: &[f32],
-) -> (Buffer, Buffer, Buffer) {
-    let (width, inputs) = (cell.gates() * shape.hidden, shape.inputs);
-    let stride = cell.stride(shape.hidden);
-    let vocabulary = embedding.len() / inputs;
-    let mut table = Buffer::zeros(vocabulary * width);
-    add_by_token(cpu, (gates, stride), width, tokens, &mut table);
-    let mut gradient = Buffer::uninitialised(width * inputs);
-    let factors = ((&table[..], width, width), (embedding, inputs, inputs));
-    transposed_product(cpu, vocabulary, factors, &mut gradient, false);
-    let mut embedding = Buffer::uninitialised(vocabulary * inputs);
-    let packed = Packed::plain(cpu, weight, width, inputs);
-    packed.multiply(
-        cpu,
-        (&table, width),
-        (&mut embedding, inputs),
-        Initial::Zero,
-    );
-    let bias = sum_columns(cpu, &table, width, 0..width);
-    (embedding, gradient, bias)
 }
