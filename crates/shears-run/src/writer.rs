@@ -18,7 +18,7 @@ pub const DAMAGED: &str = "events.damaged.jsonl";
 /// The log without them, until it is complete. Only the one trainer of a run writes it, so the next
 /// one removes what a killed one has left.
 const UNFINISHED: &str = "events.jsonl.tmp";
-/// How its name began in earlier versions.
+/// The beginning of its name in earlier versions.
 const OLD_UNFINISHED: &str = ".events-";
 
 /// Appends events to a log.

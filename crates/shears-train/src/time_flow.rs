@@ -32,8 +32,9 @@ pub(crate) fn state_gradients<M: LanguageModel>(
         state = model.predict(tokens.clone().narrow(1, 0, first), state).1;
         state = state.detach();
     }
-    // Each call has a graph of its own, which ends at a copy of the state that the call before has
-    // left, so that a stop is heard between two backward passes.
+    // Each token has a graph of its own, cut at a copy of the state before it, so that a stop is
+    // heard between two backward passes. Each pair is a state as computed, and the copy that the
+    // next token starts from.
     let mut calls: Vec<(State, State)> = Vec::new();
     for time in first..window - 1 {
         if stops() {
@@ -52,7 +53,8 @@ pub(crate) fn state_gradients<M: LanguageModel>(
             return None;
         }
         let gradients = loss.backward();
-        // Functions of the states that the call has left, with the gradients of the loss.
+        // The inner product of a state and its gradient has that gradient: differentiating it
+        // continues the backward pass in the graph of the token before.
         let mut parts = Vec::new();
         let mut squares: BTreeMap<&str, f64> = BTreeMap::new();
         for (name, copy) in &copy.tensors {
@@ -82,7 +84,7 @@ pub(crate) fn state_gradients<M: LanguageModel>(
     Some(layers)
 }
 
-/// The same values, of which gradients are wanted, and which lead nowhere.
+/// A detached copy that requires gradients.
 fn copy_with_gradients(state: State) -> State {
     let mut copy = state.detach();
     for tensor in copy.tensors.values_mut() {
@@ -230,7 +232,7 @@ mod tests {
         );
     }
 
-    /// Forward it is asked for once per token but the last, so the last times are backward.
+    /// The forward pass checks for a stop `WINDOW - 1` times; later checks are in the backward pass.
     #[test]
     fn a_stop_is_heard_in_the_backward_pass() {
         let device = Device::flex().autodiff();

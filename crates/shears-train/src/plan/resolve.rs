@@ -195,7 +195,9 @@ impl Plan {
     fn lower_min_rate(mut self, given: &Table) -> Plan {
         let is_falling = self.schedule != ScheduleKind::Constant;
         if is_falling && self.min_lr > self.lr && !given.contains_key("min-lr") {
-            self.min_lr = self.lr / 10.0;
+            // Rounded to 15 digits, so that a tenth of 1e-5 is 1e-6.
+            let tenth = format!("{:.14e}", self.lr / 10.0);
+            self.min_lr = tenth.parse().unwrap_or(self.lr / 10.0);
         }
         self
     }
@@ -258,7 +260,8 @@ mod tests {
         let lowest = |given: &str| resolve(given).unwrap().min_lr;
         assert_eq!(lowest("preset = 'gpt-128'"), 1e-4);
         assert_eq!(lowest("preset = 'gpt-128'\nlr = 2e-4"), 1e-4);
-        assert_eq!(lowest("preset = 'gpt-128'\nlr = 5e-5"), 5e-5 / 10.0);
+        assert_eq!(lowest("preset = 'gpt-128'\nlr = 5e-5"), 5e-6);
+        assert_eq!(lowest("preset = 'gpt-128'\nlr = 1e-5"), 1e-6);
         assert_eq!(
             lowest("preset = 'gpt-128'\nlr = 5e-5\nschedule = 'constant'"),
             1e-4
