@@ -79,9 +79,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A bound of 1 per element would not clip these gradients, so it is tighter.
     train("value:0.1")?;
     println!(
-        "Global-norm clipping keeps the direction (cosine 1) and bounds the length. Value clipping\n\
-         turns the direction (cosine below 1), and the length it leaves depends on how many\n\
-         elements there are."
+        "Global-norm clipping keeps the direction (cosine 1) and bounds the length. Value\n\
+         clipping turns the direction (cosine below 1), and the length it leaves depends on\n\
+         how many elements there are."
     );
     Ok(())
 }

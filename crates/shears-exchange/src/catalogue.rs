@@ -9,14 +9,12 @@ use burn::tensor::TensorData;
 use half::{bf16, f16};
 use pytorch_reader::{DType, PytorchError, PytorchReader};
 use safetensors::Dtype;
-use shears_train::{NamedTensor, list_safetensors};
+use shears_train::{NamedTensor, in_one_line, list_safetensors};
 
 use crate::error::ExchangeError;
 use crate::foreign;
 use crate::names::Piece;
 
-/// The most differences that a message lists.
-const MOST_DIFFERENCES: usize = 20;
 /// The number of rows that are read and transposed at a time.
 const ROWS: usize = 16;
 
@@ -208,12 +206,7 @@ impl Catalogue {
         if problems.is_empty() {
             return Ok(());
         }
-        let more = problems.len().saturating_sub(MOST_DIFFERENCES);
-        if more > 0 {
-            problems.truncate(MOST_DIFFERENCES);
-            problems.push(format!("and {more} more"));
-        }
-        let problem = format!("does not match its config: {}", problems.join("; "));
+        let problem = format!("does not match its config: {}", in_one_line(problems));
         Err(ExchangeError::refused(source, problem))
     }
 

@@ -42,6 +42,6 @@ pub use run::{RunFolder, header};
 pub use safetensors_header::{ListedTensor, list_safetensors, safetensors_header};
 pub use schedule::{Schedule, ScheduleKind};
 pub use shears_parallel::{Alone, Ranks};
-pub use tensors::{LazyTensor, NamedTensor, load_parameters, module_tensors};
+pub use tensors::{LazyTensor, NamedTensor, in_one_line, load_parameters, module_tensors};
 pub use train::{End, Observer, train};
 pub use trainer::{Exchanged, PhaseTimes, StepOutcome, Trainer};

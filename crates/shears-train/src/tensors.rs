@@ -160,7 +160,7 @@ pub fn load_parameters<M: Module>(module: M, tensors: Vec<NamedTensor>) -> Resul
         .collect();
     let problems = differences(&shears_model::parameters(&module), &values);
     if !problems.is_empty() {
-        return Err(problems.join("; "));
+        return Err(in_one_line(problems));
     }
     let mut writer = Writer {
         values,
@@ -191,16 +191,21 @@ fn differences(
     let names: BTreeSet<&String> = wanted.iter().map(|parameter| &parameter.name).collect();
     let extra = given.keys().filter(|name| !names.contains(name));
     problems.extend(extra.map(|name| format!("`{}` is not in the model", brief(name))));
-    let more = problems.len().saturating_sub(MAX_DIFFERENCES);
-    if more > 0 {
-        problems.truncate(MAX_DIFFERENCES);
-        problems.push(format!("and {more} more"));
-    }
     problems
 }
 
-/// The most differences that are listed.
-const MAX_DIFFERENCES: usize = 20;
+/// The most problems that are listed.
+const MAX_LISTED: usize = 20;
+
+/// The first problems of a model's tensors, and the number of the others.
+pub fn in_one_line(mut problems: Vec<String>) -> String {
+    let more = problems.len().saturating_sub(MAX_LISTED);
+    if more > 0 {
+        problems.truncate(MAX_LISTED);
+        problems.push(format!("and {more} more"));
+    }
+    problems.join("; ")
+}
 
 /// Writes a safetensors file, sorted by name, reading one tensor at a time.
 pub(crate) fn write_safetensors(

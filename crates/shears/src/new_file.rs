@@ -72,7 +72,7 @@ pub(crate) fn write(out: &Path, bytes: impl AsRef<[u8]>, force: bool) -> anyhow:
     write_with(out, force, |mut file| file.write_all(bytes.as_ref()))
 }
 
-/// Like [`write`], for content that is not in memory as a whole.
+/// Like [`write()`], for content that is not in memory as a whole.
 pub(crate) fn write_with(
     out: &Path,
     force: bool,
