@@ -13,7 +13,7 @@ use crate::program::{Ran, Scratch, TINY, has};
 /// Runs the program, which must end within a minute.
 fn ended(scratch: &Scratch, arguments: &str) -> Ran {
     let mut command = scratch.command(arguments.split_whitespace());
-    ended_command(command.stdin(Stdio::null()), arguments)
+    ended_command(command.stdin(Stdio::null()), arguments).checked()
 }
 
 fn ended_command(command: &mut Command, what: &str) -> Ran {
@@ -242,15 +242,18 @@ fn out_of_memory_is_one_line() {
     let scratch = Scratch::trained();
     // Commands that start no thread, which would be refused rather than find no memory.
     for command in ["completions bash", "inspect run", "export run"] {
-        // The system's loader has other messages, or is killed.
-        let is_loaded =
-            |kilobytes| matches!(within(&scratch, kilobytes, command).code, Some(0..=126));
+        // The system's loader exits with 127 or is killed, and Rust's runtime aborts before `main`.
+        let is_unloaded = |ran: &Ran| {
+            let is_killed = matches!(ran.signal, Some(9 | 11)) && ran.stderr.is_empty();
+            ran.code == Some(127) || is_killed
+        };
+        let is_before_main = |ran: &Ran| ran.stderr.contains("fatal runtime error: initialization");
         let (mut below, mut above) = (1_000, 1_000_000);
         while above - below > 16 {
             let middle = (below + above) / 2;
-            match is_loaded(middle) {
-                true => above = middle,
-                false => below = middle,
+            match is_unloaded(&within(&scratch, middle, command)) {
+                true => below = middle,
+                false => above = middle,
             }
         }
         let mut said = 0;
@@ -263,9 +266,9 @@ fn out_of_memory_is_one_line() {
                     assert!(line.starts_with("shears: out of memory: "), "{line}");
                     said += 1;
                 }
-                // Not loaded.
-                Some(127) => {}
-                None if ran.stderr.is_empty() => {}
+                // With more memory than a program that was loaded, no signal is the loader's.
+                _ if said == 0 && is_unloaded(&ran) => {}
+                None if is_before_main(&ran) => {}
                 _ => panic!("{command} within {kilobytes} kB: {ran:#?}"),
             }
         }

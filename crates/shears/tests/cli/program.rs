@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,8 @@ pub(crate) fn has(text: &(impl AsRef<str> + ?Sized), parts: &str) {
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: Option<i32>,
+    /// The signal that ended it; none on Windows.
+    pub(crate) signal: Option<i32>,
     pub(crate) stdout: String,
     pub(crate) stderr: String,
 }
@@ -55,13 +57,37 @@ impl From<Output> for Ran {
         let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
         Ran {
             code: output.status.code(),
+            signal: signal_of(output.status),
             stdout: text(output.stdout),
             stderr: text(output.stderr),
         }
     }
 }
 
+#[cfg(unix)]
+fn signal_of(status: ExitStatus) -> Option<i32> {
+    std::os::unix::process::ExitStatusExt::signal(&status)
+}
+
+#[cfg(not(unix))]
+fn signal_of(_: ExitStatus) -> Option<i32> {
+    None
+}
+
 impl Ran {
+    /// Asserts that the program neither panicked nor was ended by a signal that says it is broken:
+    /// whatever a test accepts, never that.
+    #[track_caller]
+    pub(crate) fn checked(self) -> Self {
+        for panic in ["panicked", "internal error"] {
+            assert!(!self.stderr.contains(panic), "{self:#?}");
+        }
+        // SIGILL, SIGABRT, SIGBUS (Linux, macOS), SIGFPE, SIGSEGV.
+        let is_broken = matches!(self.signal, Some(4 | 6 | 7 | 10 | 8 | 11));
+        assert!(!is_broken, "{self:#?}");
+        self
+    }
+
     /// Standard output of a run that must have succeeded.
     #[track_caller]
     pub(crate) fn succeeded(self) -> String {
@@ -374,15 +400,20 @@ pub(crate) fn wait_until(what: &str, is_so: impl Fn() -> bool) {
     }
 }
 
+#[track_caller]
 fn finished(child: Child) -> Ran {
     let output = child.wait_with_output().unwrap();
-    let ran = Ran {
-        code: output.status.code(),
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
-    };
-    for panic in ["panicked", "internal error"] {
-        assert!(!ran.stderr.contains(panic), "{ran:#?}");
+    for text in [&output.stdout, &output.stderr] {
+        assert!(std::str::from_utf8(text).is_ok(), "{output:?}");
     }
-    ran
+    Ran::from(output).checked()
+}
+
+#[cfg(unix)]
+#[test]
+#[should_panic(expected = "signal: Some(\n        6,\n    )")]
+fn an_aborted_program_fails_its_test() {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "kill -ABRT $$"]);
+    finished(shell.stdout(Stdio::piped()).spawn().unwrap());
 }

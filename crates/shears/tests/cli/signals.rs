@@ -102,8 +102,8 @@ fn a_signal_ends_the_learning_of_merges_at_once() {
         let is_learning = || started.elapsed() > Duration::from_millis(700);
         let arguments = format!("{command} words.txt --tokenizer bpe:30000 --steps 1 --out run");
         let ran = scratch.start_and_wait(&arguments, is_learning).terminate();
-        // By the signal itself.
-        assert_eq!(ran.code, None, "{ran:?}");
+        // By SIGTERM itself.
+        assert_eq!(ran.signal, Some(15), "{ran:?}");
         assert!(!scratch.path("run").exists());
     }
 }
