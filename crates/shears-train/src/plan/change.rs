@@ -17,7 +17,8 @@ const PATH_SETTINGS: [&str; 2] = ["text", "val"];
 
 impl Plan {
     /// The plan of a run that is resumed after `step` steps with the given settings. The location
-    /// of the text may change; its hash is checked when it is read.
+    /// of the text may change; its hash is checked when it is read. A size that is given as a number
+    /// where the run derives it, or vice versa, is no change if both are the same size.
     ///
     /// # Errors
     ///
@@ -25,7 +26,7 @@ impl Plan {
     /// [`Plan::resolve`].
     pub fn changed(&self, given: &Table, step: u64) -> Result<Plan, PlanError> {
         self.check_belonging(given)?;
-        let mut plan = self.with(given)?;
+        let mut plan = self.with_equal_sizes(self.with(given)?);
         let differing = compare_plans(self, &plan);
         let is_guarded = |(name, ..): &&Difference| {
             let may_change = Plan::setting(name).is_some_and(|setting| setting.may_change);
@@ -75,6 +76,29 @@ impl Plan {
         plan.check_effect(given)?;
         plan.validate()?;
         Ok(plan)
+    }
+
+    /// `other` with the sizes of this plan as they are written here, where they are the same sizes
+    /// in a model of this plan.
+    fn with_equal_sizes(&self, other: Plan) -> Plan {
+        let theirs = Plan {
+            kv_heads: other.kv_heads,
+            inner: other.inner,
+            context: other.context,
+            ..self.clone()
+        };
+        let (ours, theirs) = (self.with_sizes(), theirs.with_sizes());
+        let kept = |is_equal, written, given| if is_equal { written } else { given };
+        Plan {
+            kv_heads: kept(
+                ours.kv_heads == theirs.kv_heads,
+                self.kv_heads,
+                other.kv_heads,
+            ),
+            inner: kept(ours.inner == theirs.inner, self.inner, other.inner),
+            context: kept(ours.context == theirs.context, self.context, other.context),
+            ..other
+        }
     }
 
     /// The differences between this plan and a checkpoint's that the recorded changes do not
@@ -178,6 +202,33 @@ mod tests {
             ..first.clone()
         };
         assert_eq!(names(&moved, &first), [""; 0]);
+    }
+
+    #[test]
+    fn a_size_may_be_given_or_derived() {
+        let derived = Preset::Llama128.plan();
+        let sizes = derived.with_sizes();
+        let all = [sizes.kv_heads, sizes.inner, sizes.context];
+        let text = |[kv_heads, inner, context]: [usize; 3]| {
+            given(&format!(
+                "kv-heads = {kv_heads}\ninner = {inner}\ncontext = {context}"
+            ))
+        };
+        assert_eq!(derived.changed(&text(all), 10).unwrap(), derived);
+        assert_eq!(sizes.changed(&text([0, 0, 0]), 10).unwrap(), sizes);
+        for index in 0..3 {
+            let mut other = all;
+            other[index] *= 2;
+            let refused = derived.changed(&text(other), 10).unwrap_err().to_string();
+            assert!(
+                refused.contains(&format!("not {}", other[index])),
+                "{refused}"
+            );
+            assert_eq!(refused.matches("the run has").count(), 1, "{refused}");
+        }
+        // A wrong value far beyond its range is refused like any other.
+        let huge = given(&format!("hidden = {}\ninner = 9", i64::MAX));
+        assert!(derived.changed(&huge, 10).is_err());
     }
 
     #[test]
