@@ -109,7 +109,8 @@ pub(crate) fn visible(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Escapes control characters other than line breaks and tabs, and characters that reorder a line.
+/// Escapes control characters other than line breaks and tabs, and characters that break or reorder
+/// a line.
 /// Colours of [`paint`] become the codes of a terminal.
 fn escaped(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -141,10 +142,16 @@ pub(crate) fn visible_json(line: &str) -> String {
     shown
 }
 
-/// Whether a terminal does something at a character, or shows those behind it in another order.
+/// Whether a terminal does something at a character, breaks the line there, or shows those behind it
+/// in another order. Joiners (U+200C, U+200D) are not among them, because scripts need them.
 fn obeyed(character: char) -> bool {
-    let reorders = matches!(character, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    reorders || character.is_control()
+    let breaks = matches!(character, '\u{2028}' | '\u{2029}');
+    // Unicode's Bidi_Control.
+    let reorders = matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    breaks || reorders || character.is_control()
 }
 
 /// Remembers that a line was lost, unless its reader closed the pipe.
@@ -308,6 +315,16 @@ mod tests {
         let hostile = "a\u{1b}[2J\u{9b}31m\r\u{202e}b\n\tc";
         let shown = "a\\u{1b}[2J\\u{9b}31m\\u{d}\\u{202e}b\n\tc";
         assert_eq!(escaped(hostile), shown);
+        for obeyed in
+            "\u{85}\u{61c}\u{200e}\u{200f}\u{2028}\u{2029}\u{202a}\u{2066}\u{2069}".chars()
+        {
+            let code = u32::from(obeyed);
+            assert_eq!(escaped(&obeyed.to_string()), format!("\\u{{{code:x}}}"));
+            assert_eq!(visible_json(&obeyed.to_string()), format!("\\u{code:04x}"));
+        }
+        // Persian, Hindi and emoji have joiners.
+        let joined = "\u{645}\u{6cc}\u{200c}\u{62e}\u{648} \u{915}\u{94d}\u{200d}\u{937}";
+        assert_eq!(escaped(joined), joined);
         let painted = format!("{}x{}", COLOURS[2].1, PAINT_END.0);
         assert_eq!(escaped(&painted), "\u{1b}[31mx\u{1b}[0m");
         assert_eq!(one_line("a\nb\u{7}"), "a b\\u{7}");
