@@ -197,10 +197,17 @@ pub fn serve(
     .map_err(|_| DashError::NoThreads)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
+        // The thread that is started below stays.
+        .thread_keep_alive(Duration::MAX)
         .enable_all()
         .build()
         .map_err(DashError::Serve)?;
-    let served = runtime.block_on(listen::listen(options, ready));
+    let served = runtime.block_on(async {
+        // Where the system refuses a further thread, requests wait for one that reads files; without
+        // any, they would panic.
+        let _ = tokio::task::spawn_blocking(|| ()).await;
+        listen::listen(options, ready).await
+    });
     // Waiting for open pages would take as long as they stay open.
     runtime.shutdown_background();
     served

@@ -56,6 +56,43 @@ impl Drop for Page {
     }
 }
 
+/// The system refuses threads from the first request on.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_page_without_further_threads_answers() {
+    use std::process::Command;
+    use std::time::Duration;
+    use std::{fs, thread};
+    let scratch = Scratch::trained();
+    let page = Page::of(&scratch, ".");
+    let process = page.server.id().to_string();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-o", "trace.txt", "-e", "trace=clone,clone3"]);
+    strace.args(["-e", "inject=clone,clone3:error=EAGAIN", "-p", &process]);
+    strace.current_dir(scratch.path("")).stderr(Stdio::null());
+    let skipped = || println!("skipped: there is no strace that may look");
+    let Ok(mut strace) = strace.spawn() else {
+        return skipped();
+    };
+    let is_watched = || {
+        let threads = fs::read_dir(format!("/proc/{process}/task")).unwrap();
+        let mut threads = threads.map(|thread| thread.unwrap().path().join("status"));
+        let is_traced = |status: String| !status.contains("TracerPid:\t0\n");
+        threads.all(|status| fs::read_to_string(status).is_ok_and(is_traced))
+    };
+    while !is_watched() {
+        if strace.try_wait().unwrap().is_some() {
+            return skipped();
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    for path in ["runs", "run?run=run", "batch?run=run&step=3", "runs"] {
+        page.ask(&format!("/api/{path}"));
+    }
+    drop(page);
+    strace.wait().unwrap();
+}
+
 #[test]
 fn the_page_knows_presets_and_the_text_of_a_batch() {
     let scratch = Scratch::new();
