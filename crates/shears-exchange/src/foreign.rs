@@ -68,6 +68,12 @@ pub(crate) fn read_json(path: &Path) -> Result<Value, ExchangeError> {
         .map_err(|error| ExchangeError::refused(path, json_problem(&error)))
 }
 
+/// The error of a config whose value of `key` is not what is `expected`.
+pub(crate) fn unexpected(path: &Path, key: &str, value: &Value, expected: &str) -> ExchangeError {
+    let value = shortened(&value.to_string());
+    ExchangeError::refused(path, format!("has {key} {value}; it must be {expected}"))
+}
+
 /// The start of a value from a file, for a message.
 pub(crate) fn shortened(text: &str) -> String {
     text.chars().take(40).collect()

@@ -10,7 +10,7 @@ use crate::catalogue::Catalogue;
 use crate::checkpoint::recurrent;
 use crate::error::ExchangeError;
 use crate::export::TrainedModel;
-use crate::foreign::shortened;
+use crate::foreign::unexpected;
 use crate::huggingface::open_tokenizer;
 use crate::safetensors_file::{self, Written};
 use crate::source::{ModelSource, StoredWeights};
@@ -92,11 +92,7 @@ fn shape(config: &ModelConfig, vocabulary: usize) -> Value {
 /// Opens a folder that [`export_pytorch`] wrote, with this `config.json`.
 pub(crate) fn open(folder: &Path, config: &Value) -> Result<ModelSource, ExchangeError> {
     let config_path = folder.join(CONFIG);
-    let refused = |key: &str, expected: &str| {
-        let found = shortened(&config[key].to_string());
-        let problem = format!("has {key} {found}; it must be {expected}");
-        ExchangeError::refused(&config_path, problem)
-    };
+    let refused = |key: &str, expected: &str| unexpected(&config_path, key, &config[key], expected);
     let mut catalogue = Catalogue::default();
     catalogue.add_safetensors(&folder.join(WEIGHTS))?;
     let mut source = recurrent(folder, catalogue)?;

@@ -7,7 +7,7 @@ use shears_model::{Architecture, BlockConfig, ModelConfig};
 
 use crate::error::ExchangeError;
 use crate::export::ACTIVATIONS;
-use crate::foreign::shortened;
+use crate::foreign::{shortened, unexpected};
 use crate::names::{Family, LAYERS_MAX, SIZE_MAX, model_config};
 
 /// `config.json`.
@@ -198,10 +198,7 @@ impl Config {
     ) -> Result<T, ExchangeError> {
         match &of[key] {
             Value::Null => Ok(default),
-            value => read(value).ok_or_else(|| {
-                let value = shortened(&value.to_string());
-                self.refused(format!("has {key} {value}; it must be {expected}"))
-            }),
+            value => read(value).ok_or_else(|| unexpected(&self.path, key, value, expected)),
         }
     }
 
