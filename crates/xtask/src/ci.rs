@@ -4,8 +4,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// The name of each check, and its arguments to cargo.
-const CHECKS: [(&str, &str); 6] = [
+const CHECKS: [(&str, &str); 7] = [
     ("format", "fmt --all --check"),
+    // Without building them, which takes a nightly compiler. The index of packages is known offline,
+    // because those of the fuzz targets are among the workspace's.
+    (
+        "lock file of the fuzz targets (to mend it, repeat this without --locked)",
+        "update --workspace --locked --offline --manifest-path fuzz/Cargo.toml",
+    ),
     (
         "clippy",
         "clippy --release --workspace --all-targets --features xtask/peers -- -D warnings",
