@@ -154,7 +154,7 @@ impl Replay {
                 ClipAction::Keep => step.norm,
                 ClipAction::Clip if self.by_tensor.is_some() && self.order != NormOrder::TWO => {
                     let norms = report.tensors.iter().map(|tensor| tensor.norm_after);
-                    norm_of_all(norms, self.order)
+                    self.order.combine(norms)
                 }
                 ClipAction::Clip | ClipAction::Skip => report.norm_after,
             },
@@ -188,16 +188,6 @@ fn euclidean(mut rule: ClipRule) -> ClipRule {
         *order = NormOrder::TWO;
     }
     rule
-}
-
-/// The norm of all tensors, from the norm of each.
-fn norm_of_all(norms: impl Iterator<Item = f64> + Clone, order: NormOrder) -> f64 {
-    let largest = norms.clone().fold(0.0, f64::max);
-    if order == NormOrder::INFINITY || largest == 0.0 {
-        return largest;
-    }
-    let powers: f64 = norms.map(|norm| (norm / largest).powf(order.get())).sum();
-    largest * powers.powf(order.get().recip())
 }
 
 /// A rule that needs more than the norms of a run.

@@ -178,6 +178,22 @@ pub(crate) fn combine_norms(norms: impl Iterator<Item = Norm> + Clone, order: No
     }
 }
 
+impl NormOrder {
+    /// The norm of tensors taken together, from the norm of each, in any order; 0 for none. If it
+    /// overflows, the largest `f64`.
+    ///
+    /// ```
+    /// use gradclip::NormOrder;
+    ///
+    /// assert_eq!(NormOrder::TWO.combine([3.0, 4.0]), 5.0);
+    /// assert_eq!(NormOrder::INFINITY.combine([3.0, 4.0]), 4.0);
+    /// ```
+    #[must_use]
+    pub fn combine(self, norms: impl IntoIterator<Item = f64, IntoIter: Clone>) -> f64 {
+        combine_norms(norms.into_iter().map(Norm::of), self).value()
+    }
+}
+
 /// Saturates, because for a tiny p the norm of finite gradients can overflow `f64`.
 pub(crate) fn root_of_power_sum(max_magnitude: f64, power_sum: f64, power: f64) -> f64 {
     (max_magnitude * powf(power_sum, power.recip())).min(f64::MAX)
