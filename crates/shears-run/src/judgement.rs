@@ -21,7 +21,7 @@ pub struct Subject {
     pub policy: ClipPolicy,
     /// The learning rate.
     pub lr: Option<f64>,
-    /// Whether the optimizer is one of Adam's kind ([`is_adaptive`]).
+    /// Whether the optimizer is one of Adam's kind ([`ADAPTIVE_OPTIMIZERS`]).
     pub adaptive: bool,
     /// Whether the text came from standard input.
     pub standard_input: bool,
@@ -48,7 +48,7 @@ impl Subject {
             adaptive: plan
                 .get("optimizer")
                 .and_then(toml::Value::as_str)
-                .is_some_and(is_adaptive),
+                .is_some_and(|name| ADAPTIVE_OPTIMIZERS.contains(&name)),
             standard_input: text
                 .is_some_and(|files| files.iter().any(|file| file.as_str() == Some("-"))),
         }
@@ -70,11 +70,9 @@ impl Subject {
     }
 }
 
-/// Whether this optimizer divides each element of a gradient by its usual size, so that its steps
-/// have about the same length whatever the gradient's.
-pub fn is_adaptive(optimizer: &str) -> bool {
-    ["adam", "adamw", "rmsprop"].contains(&optimizer)
-}
+/// The optimizers that divide each element of a gradient by its usual size, so that their steps have
+/// about the same length whatever the gradient's.
+pub const ADAPTIVE_OPTIMIZERS: [&str; 3] = ["rmsprop", "adam", "adamw"];
 
 /// How the user started this program, for suggested commands.
 pub fn program() -> &'static str {

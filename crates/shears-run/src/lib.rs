@@ -46,7 +46,7 @@ pub use event::{
 pub use folder::{create_folders, folder_of, replace_file, sync_folder, write_anew};
 pub use glance::Glance;
 pub use header::{FORMAT, Header, Parameter};
-pub use judgement::{Judgement, Subject, is_adaptive, program, quoted, stretches};
+pub use judgement::{ADAPTIVE_OPTIMIZERS, Judgement, Subject, program, quoted, stretches};
 pub use lock::{LockWatch, lock_folder};
 pub use log::{Damage, Events, Log, ReadProgress, line_at};
 pub use plan::read_plan;

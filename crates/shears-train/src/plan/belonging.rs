@@ -32,8 +32,7 @@ pub(super) const RECURRENT: BelongsTo = models(&[
 pub(super) const MOMENTUM: BelongsTo = optimizers(&[Kind::Momentum.name()]);
 pub(super) const RMSPROP: BelongsTo = optimizers(&[Kind::RmsProp.name()]);
 pub(super) const ADAM: BelongsTo = optimizers(&[Kind::Adam.name(), Kind::AdamW.name()]);
-pub(super) const ADAPTIVE: BelongsTo =
-    optimizers(&[Kind::RmsProp.name(), Kind::Adam.name(), Kind::AdamW.name()]);
+pub(super) const ADAPTIVE: BelongsTo = optimizers(&shears_run::ADAPTIVE_OPTIMIZERS);
 pub(super) const STEP: BelongsTo = schedules(&[Schedule::Step.name()]);
 pub(super) const FALLING: BelongsTo = schedules(&[
     Schedule::Cosine.name(),
