@@ -11,7 +11,7 @@ use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::Dash;
-use crate::api::{Query, SEPARATOR};
+use crate::api::{Query, SEPARATOR, blocking};
 use crate::runs::Run;
 use crate::state::RunState;
 use crate::summary::Row;
@@ -98,11 +98,13 @@ pub(crate) async fn live(
                 }
                 first = false;
                 let (dash, names) = (dash.clone(), names.clone());
-                let look = move || match names {
-                    Some(names) => of_runs(&dash, &names),
-                    None => of_list(&dash),
+                let look = move || {
+                    Ok(match names {
+                        Some(names) => of_runs(&dash, &names),
+                        None => of_list(&dash),
+                    })
                 };
-                let found = tokio::task::spawn_blocking(look).await.ok()?;
+                let found = blocking(look).await.ok()?;
                 let updates = updates(&mut sent, found);
                 if !updates.is_empty() {
                     let event = Event::default().data(format!("[{}]", updates.join(",")));

@@ -226,6 +226,10 @@ impl Columns {
             Event::Ranks(ranks) => self.ranks.push(ranks),
             Event::End { how, message, .. } => self.end = Some(End { how, message }),
             Event::Header(header) => {
+                let known = self.header.take();
+                if known.is_some_and(|known| known.parameters != header.parameters) {
+                    (self.tensors, self.ratios) = Default::default();
+                }
                 let names = || header.parameters.iter().map(|p| p.name.as_str());
                 self.tensors.arrange(names(), self.step.len());
                 self.ratios.arrange(names(), self.ratio_rows.len());

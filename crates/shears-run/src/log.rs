@@ -163,6 +163,20 @@ impl Log {
         };
     }
 
+    /// Like [`Log::reset`] for a log that a resumed run has truncated: most of it comes again, into
+    /// the same memory. Whoever reads runs that are resumed often would otherwise hold a copy for
+    /// each thread that ever read one.
+    fn start_over(&mut self) {
+        let mut columns = std::mem::take(&mut self.columns);
+        self.reset();
+        // The header tells whether the columns are those of the same model.
+        if columns.header.is_some() {
+            columns.truncate(0);
+            columns.end = None;
+            self.columns = columns;
+        }
+    }
+
     /// The number of bytes read.
     pub fn position(&self) -> u64 {
         self.position
@@ -208,7 +222,7 @@ impl Log {
     fn seek(&mut self, file: &mut File) -> io::Result<u64> {
         let length = file.metadata()?.len();
         if self.position > 0 && !self.continues(file, length)? {
-            self.reset();
+            self.start_over();
         }
         file.seek(SeekFrom::Start(self.position))?;
         Ok(length)
@@ -371,6 +385,44 @@ mod tests {
         log.advance(1 << 20).unwrap();
         assert_eq!(texts(&log), ["after 1", "after 7", "after 8", "after 9"]);
         assert_eq!(log.generation, 1);
+    }
+
+    /// What comes again takes the same memory; the columns of another model do not stay.
+    #[test]
+    fn a_truncated_log_takes_the_memory_that_it_had() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.jsonl");
+        let header = |name: &str| {
+            format!(
+                "{{\"event\":\"header\",\"format\":2,\"parameters\":[{{\"name\":\"{name}\",\
+                 \"layer\":\"{name}\",\"shape\":[1]}}],\"device\":\"cpu\",\"precision\":\"f32\"}}\n"
+            )
+        };
+        let write = |name: &str, steps: std::ops::Range<u64>, norm: f64| {
+            let tensors = format!("\"tensors\":{{\"{name}\":{norm:?}}}");
+            let step = |step| step_line(step, norm).replace("\"tensors\":{}", &tensors);
+            let text: String = steps.map(step).collect();
+            fs::write(&path, header(name) + &text).unwrap();
+        };
+        write("first", 1..1000, 1.0);
+        let mut log = Log::read(path.clone()).unwrap();
+        let addresses = |log: &Log| {
+            let columns = &log.columns;
+            (columns.loss.as_ptr(), columns.tensors.values[0].as_ptr())
+        };
+        let before = addresses(&log);
+        for (last, norm) in [(500, 2.0), (900, 3.0)] {
+            write("first", 1..last, norm);
+            while !log.advance(u64::MAX).unwrap().complete {}
+            assert_eq!(addresses(&log), before);
+            let rows = last as usize - 1;
+            assert_eq!(log.columns.norm_before, vec![norm; rows]);
+            assert_eq!(log.columns.tensors.values, [vec![norm as f32; rows]]);
+        }
+        write("other", 1..3, 4.0);
+        log.advance(u64::MAX).unwrap();
+        assert_eq!(log.columns.tensors.names, ["other"]);
+        assert_eq!(log.columns.tensors.values, [[4.0, 4.0]]);
     }
 
     #[test]
