@@ -1,7 +1,7 @@
 //! Feeds each token to a model once, and samples the next.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
-use shears_model::{LanguageModel, Reading, State};
+use burn::tensor::Device;
+use shears_model::{Decoder, LanguageModel, Reading};
 
 use crate::error::GenerateError;
 use crate::sampling::Sampler;
@@ -30,10 +30,9 @@ const READ_AT_ONCE: usize = 256;
 /// and the part that would have been dropped is never read.
 ///
 /// After a device error a generator must not be used any more.
-pub struct Generator<'a, M: LanguageModel> {
-    model: &'a M,
-    device: Device,
-    state: State,
+pub struct Generator<'a> {
+    decoder: Box<dyn Decoder + 'a>,
+    reading: Reading,
     /// The latest tokens of the text: enough for the context and for the repetition penalty.
     text: Vec<u32>,
     /// The number of tokens at the end of `text` that the model has yet to read.
@@ -46,14 +45,13 @@ pub struct Generator<'a, M: LanguageModel> {
     limit: usize,
 }
 
-impl<'a, M: LanguageModel> Generator<'a, M> {
+impl<'a> Generator<'a> {
     /// A generator at the start of a text. The model must be on `device`, and without automatic
     /// differentiation (`model.valid()`), or the graph of the whole text would be kept.
-    pub fn new(model: &'a M, device: &Device) -> Self {
+    pub fn new<M: LanguageModel>(model: &'a M, device: &Device) -> Self {
         Generator {
-            model,
-            device: device.clone(),
-            state: State::default(),
+            decoder: model.decoder(device),
+            reading: model.reading(),
             text: Vec::new(),
             unread: 0,
             position: 0,
@@ -116,7 +114,7 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         if self.unread == 0 {
             return Ok(());
         }
-        let (at_once, remembered) = match self.model.reading() {
+        let (at_once, remembered) = match self.reading {
             Reading::Streams => (READ_AT_ONCE, 0),
             Reading::Windows { context } => {
                 let context = context.max(1);
@@ -144,22 +142,15 @@ impl<'a, M: LanguageModel> Generator<'a, M> {
         let restart = (context / 2).max(1);
         let cycle = context - restart + 1;
         self.unread = restart + (end - context - 1) % cycle;
-        self.state = State::default();
+        self.decoder.restart();
         self.position = 0;
     }
 
     /// Runs the model on tokens that fit.
     fn feed(&mut self, tokens: &[u32]) -> Result<(), GenerateError> {
-        let time = tokens.len();
-        let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
-        let ids = TensorData::new(ids, [1, time]);
-        let input = Tensor::<2, Int>::from_data(ids, &self.device); // [1, time]
-        let state = std::mem::take(&mut self.state);
-        let (logits, state) = self.model.predict(input, state); // [1, vocabulary]
-        let logits = logits.try_into_vec_as::<f32>();
+        let logits = self.decoder.read(tokens);
         self.logits = logits.map_err(|error| GenerateError::Device(error.to_string()))?;
-        self.state = state;
-        self.position += time;
+        self.position += tokens.len();
         Ok(())
     }
 

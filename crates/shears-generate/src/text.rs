@@ -1,7 +1,6 @@
 //! Text that is streamed while the model generates it.
 
 use shears_data::{StreamDecoder, Tokenizer};
-use shears_model::LanguageModel;
 
 use crate::decode::Generator;
 use crate::error::GenerateError;
@@ -43,14 +42,14 @@ pub enum Ending {
 /// [`GenerateError::EmptyStop`] for an empty stop text; [`GenerateError::UnknownToken`] for a token
 /// that the tokenizer does not have;
 /// those of [`Generator::read`].
-pub fn generate_text<'a, M: LanguageModel>(
-    mut generator: Generator<'a, M>,
+pub fn generate_text<'a>(
+    mut generator: Generator<'a>,
     sampler: Sampler,
     tokenizer: &'a Tokenizer,
     prompt: &[u32],
     start: u32,
     limits: Limits,
-) -> Result<TextStream<'a, M>, GenerateError> {
+) -> Result<TextStream<'a>, GenerateError> {
     let matcher = StopMatcher::new(limits.stop)?;
     // The start token is not part of the text.
     let decoder = StreamDecoder::after(tokenizer, prompt);
@@ -76,8 +75,8 @@ pub fn generate_text<'a, M: LanguageModel>(
 /// The pieces are never empty and consist of whole characters; a character that the token limit
 /// splits is dropped. Text that may still become a stop text is held back until that is decided, so
 /// that the pieces together are exactly the text before the stop text.
-pub struct TextStream<'a, M: LanguageModel> {
-    generator: Generator<'a, M>,
+pub struct TextStream<'a> {
+    generator: Generator<'a>,
     sampler: Sampler,
     decoder: StreamDecoder<'a>,
     matcher: StopMatcher,
@@ -87,7 +86,7 @@ pub struct TextStream<'a, M: LanguageModel> {
     ending: Option<Ending>,
 }
 
-impl<M: LanguageModel> TextStream<'_, M> {
+impl TextStream<'_> {
     /// How many tokens the model has generated, including those of the stop text.
     pub fn tokens(&self) -> usize {
         self.tokens
@@ -137,7 +136,7 @@ impl<M: LanguageModel> TextStream<'_, M> {
     }
 }
 
-impl<M: LanguageModel> Iterator for TextStream<'_, M> {
+impl Iterator for TextStream<'_> {
     type Item = Result<String, GenerateError>;
 
     fn next(&mut self) -> Option<Self::Item> {

@@ -41,12 +41,12 @@ pub use loss::{cross_entropy, logit_rows_at_once, output_loss};
 pub use measure::{read, scale, scan};
 pub use norm::{Norm, NormKind, norm, norm_plain};
 pub use recurrent::{
-    Activation, Cell, RecurrentWeights, recurrent, recurrent_plain, recurrent_tokens,
-    recurrent_tokens_plain,
+    Activation, Cell, RecurrentDecoder, RecurrentWeights, recurrent, recurrent_plain,
+    recurrent_tokens, recurrent_tokens_plain,
 };
 pub use tensor::narrowed;
 pub use transformer::{
-    BlockOf, BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, Mlp, WithBias,
-    transformer_block, transformer_block_plain,
+    BlockOf, BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, Mlp, TransformerDecoder,
+    TransformerWeights, WithBias, transformer_block, transformer_block_plain,
 };
 pub use update::{Parameter, UpdateRule, update};

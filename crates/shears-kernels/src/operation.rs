@@ -108,6 +108,12 @@ pub(crate) fn unwrap_plain(tensor: DispatchTensor) -> FlexTensor {
     }
 }
 
+/// The contiguous tensor of the CPU device; `None` on another one or within automatic
+/// differentiation.
+pub(crate) fn plain(tensor: DispatchTensor) -> Option<FlexTensor> {
+    is_plain(&tensor).then(|| contiguous(unwrap_plain(tensor)))
+}
+
 fn wrap_plain(tensor: FlexTensor) -> DispatchTensor {
     DispatchTensor {
         kind: DispatchTensorKind::Flex(BackendTensor::Float(tensor)),

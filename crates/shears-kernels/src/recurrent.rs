@@ -14,6 +14,7 @@ use crate::tensor::{is_ours, tokens as to_tokens};
 
 mod backward;
 mod cell;
+mod decoder;
 mod forward;
 mod operation;
 mod plain;
@@ -21,6 +22,7 @@ mod plain;
 #[cfg(test)]
 mod tests;
 
+pub use decoder::RecurrentDecoder;
 pub use plain::{recurrent_plain, recurrent_tokens_plain};
 
 /// The kind of cell.

@@ -78,10 +78,17 @@ pub(crate) fn values(tensor: &FlexTensor) -> &[f32] {
 pub(crate) fn tokens<const D: usize>(tensor: Tensor<D, Int>, vocabulary: usize) -> Vec<u32> {
     let data = tensor.into_data();
     let tokens: Vec<u32> = data.iter::<i64>().map(|token| token as u32).collect();
+    check_tokens(&tokens, vocabulary);
+    tokens
+}
+
+/// # Panics
+///
+/// If a token is not in the vocabulary.
+pub(crate) fn check_tokens(tokens: &[u32], vocabulary: usize) {
     if let Some(token) = tokens.iter().find(|&&token| token as usize >= vocabulary) {
         panic!("token {token} is not in a vocabulary of {vocabulary}");
     }
-    tokens
 }
 
 /// The dimensions of a tensor of known rank.

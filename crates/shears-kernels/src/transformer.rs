@@ -24,6 +24,7 @@ mod activation;
 mod backward;
 mod block_of;
 mod cached;
+mod decoder;
 mod forward;
 mod operation;
 mod plain;
@@ -33,6 +34,7 @@ mod rope;
 mod tests;
 
 pub use block_of::{BlockOf, WithBias};
+pub use decoder::{TransformerDecoder, TransformerWeights};
 pub use plain::transformer_block_plain;
 
 /// The parameters of a block: tensors of either rank, without it in their type.

@@ -4,6 +4,7 @@ use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{Architecture, ModelConfig};
+use crate::decoder::Decoder;
 use crate::gru::gru;
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::Initializer;
@@ -113,6 +114,10 @@ impl LanguageModel for AnyModel {
         state: State,
     ) -> (Tensor<1>, State) {
         inside!(self, model => model.loss(tokens, targets, state))
+    }
+
+    fn decoder<'a>(&'a self, device: &Device) -> Box<dyn Decoder + 'a> {
+        inside!(self, model => model.decoder(device))
     }
 
     fn for_generation(self) -> Self {

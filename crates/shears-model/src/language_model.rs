@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{Device, Int, Tensor};
 use shears_kernels::{Dropout, DropoutKey, cross_entropy};
 
+use crate::decoder::{Decoder, Stateful};
 use crate::named::{ParameterVisitor, visit_parameters};
 
 /// A model that predicts the next token.
@@ -48,8 +49,15 @@ pub trait LanguageModel: Module {
         (loss, state)
     }
 
-    /// Converts the model to the form that [`LanguageModel::predict`] reads fastest. The result is
-    /// only for generation, outside automatic differentiation.
+    /// A decoder at the start of a text. The model must be on `device`, and without automatic
+    /// differentiation (`model.valid()`), or the graph of the whole text would be kept. Override it
+    /// if the model can read one text faster than by [`LanguageModel::predict`].
+    fn decoder<'a>(&'a self, device: &Device) -> Box<dyn Decoder + 'a> {
+        Box::new(Stateful::new(self, device))
+    }
+
+    /// Converts the model to the form that its decoder reads fastest. The result is only for
+    /// generation, outside automatic differentiation.
     fn for_generation(self) -> Self {
         self
     }

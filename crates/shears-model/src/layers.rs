@@ -1,13 +1,14 @@
 //! Layers shared by several models, with PyTorch's weight layout, and their initialisation.
 
 use crate::config::{BlockConfig, Norm, Precision};
+use burn::backend::DispatchTensor;
 use burn::module::{Module, ModuleMapper, Param, ParamId};
 use burn::tensor::{Device, Int, Shape, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution as _, StandardNormal};
 
-use shears_kernels::{Dropout, filled, linear, narrowed, norm, output_loss};
+use shears_kernels::{Dropout, WithBias, filled, linear, narrowed, norm, output_loss};
 
 /// Creates parameters whose initial values depend only on the seed and their order.
 ///
@@ -165,7 +166,7 @@ pub struct Output {
 impl Output {
     /// `[.., hidden]` to logits `[.., vocabulary]`.
     pub fn forward<const D: usize>(&self, hidden: Tensor<D>, embedding: &Embedding) -> Tensor<D> {
-        let (weight, bias) = self.parameters(embedding);
+        let (weight, bias) = self.tensors(embedding);
         linear(hidden, weight, bias)
     }
 
@@ -179,17 +180,31 @@ impl Output {
         precision: Precision,
     ) -> Tensor<1> {
         let [rows, columns, size] = hidden.dims();
-        let (weight, bias) = self.parameters(embedding);
+        let (weight, bias) = self.tensors(embedding);
         let positions = rows * columns;
         let hidden = hidden.reshape([positions, size]);
         let targets = targets.reshape([positions]);
         output_loss(hidden, weight, bias, targets, precision.into())
     }
 
-    fn parameters(&self, embedding: &Embedding) -> (Tensor<2>, Option<Tensor<1>>) {
+    fn tensors(&self, embedding: &Embedding) -> (Tensor<2>, Option<Tensor<1>>) {
         let weight = self.weight.as_ref().unwrap_or(&embedding.weight);
         (weight.val(), self.bias.as_ref().map(|bias| bias.val()))
     }
+
+    /// The weight `[vocabulary, hidden]` and the bias.
+    pub(crate) fn parameters(&self, embedding: &Embedding) -> WithBias<DispatchTensor> {
+        let weight = self.weight.as_ref().unwrap_or(&embedding.weight);
+        with_bias(weight, self.bias.as_ref())
+    }
+}
+
+pub(crate) fn with_bias<const D: usize>(
+    weight: &Param<Tensor<D>>,
+    bias: Option<&Param<Tensor<1>>>,
+) -> WithBias<DispatchTensor> {
+    let bias = bias.map(|bias| bias.val().into_dispatch());
+    WithBias::new(weight.val().into_dispatch(), bias)
 }
 
 /// Normalisation over the last dimension.

@@ -10,6 +10,7 @@
 
 mod any_model;
 mod config;
+mod decoder;
 mod gru;
 mod language_model;
 mod layers;
@@ -25,6 +26,7 @@ pub use config::{
     Architecture, BlockConfig, ConfigError, Mlp, ModelConfig, Nonlinearity, Norm, Position,
     Precision,
 };
+pub use decoder::{Decoder, DecoderError};
 pub use gru::gru;
 pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
 pub use layers::{Embedding, Initializer, Linear, Normalization, Output, dropout};

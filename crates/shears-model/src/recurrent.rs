@@ -1,10 +1,13 @@
 //! The common part of the recurrent models: embedding, a stack of layers, output.
 
 use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
-use shears_kernels::{Cell, Dropout, RecurrentWeights, recurrent, recurrent_tokens};
+use burn::tensor::{Device, Int, Tensor};
+use shears_kernels::{
+    Cell, Dropout, RecurrentDecoder, RecurrentWeights, recurrent, recurrent_tokens,
+};
 
 use crate::config::{ModelConfig, Precision};
+use crate::decoder::{Decoder, Stateful};
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::{Embedding, Initializer, Output, dropout, last_step, store_in};
 
@@ -176,6 +179,17 @@ impl LanguageModel for RecurrentModel {
             .output
             .loss(hidden, &self.embedding, targets.transpose(), self.precision);
         (loss, state)
+    }
+
+    fn decoder<'a>(&'a self, device: &Device) -> Box<dyn Decoder + 'a> {
+        let weights = self.layers.iter().map(RecurrentLayer::weights).collect();
+        let how = (self.layers[0].cell, self.precision.into());
+        let embedding = self.embedding.weight.val().into_dispatch();
+        let output = self.output.parameters(&self.embedding);
+        match RecurrentDecoder::new(how, embedding, weights, output) {
+            Some(decoder) => Box::new(decoder),
+            None => Box::new(Stateful::new(self, device)),
+        }
     }
 
     fn for_generation(self) -> Self {

@@ -2,18 +2,18 @@
 //! al. 2019); with RMSNorm, rotary positions, SwiGLU and no biases it is Llama (Touvron et al.
 //! 2023). Both use GPT-2's initialisation with scaled residual projections.
 
-use burn::backend::DispatchTensor;
-use burn::module::{Module, Param};
-use burn::tensor::{Int, Tensor};
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor};
 use shears_kernels::{
-    BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, WithBias, embedding,
-    transformer_block,
+    BlockSettings, BlockWeights, Dropout, EMBEDDING_SITE, KeysAndValues, TransformerDecoder,
+    TransformerWeights, embedding, transformer_block,
 };
 
 use crate::config::{BlockConfig, ModelConfig, Position, Precision};
+use crate::decoder::{Decoder, Stateful};
 use crate::language_model::{LanguageModel, Reading, State};
 use crate::layers::{
-    Embedding, Initializer, Linear, Normalization, Output, dropout, last_step, store_in,
+    Embedding, Initializer, Linear, Normalization, Output, dropout, last_step, store_in, with_bias,
 };
 
 /// A language model of GPT-2's or Llama's architecture.
@@ -90,6 +90,20 @@ impl Transformer {
         }
     }
 
+    fn settings(&self, index: usize, dropout: Option<Dropout>) -> BlockSettings {
+        let is_rotary = self.block.position == Position::Rope;
+        BlockSettings {
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            index,
+            norm: self.block.norm(),
+            rope_theta: is_rotary.then_some(self.block.rope_theta),
+            mlp: self.block.mlp.into(),
+            dropout,
+            precision: self.precision.into(),
+        }
+    }
+
     /// The hidden states `[batch, time, hidden]` after the tokens `[batch, time]`. The state holds
     /// the keys and values of earlier calls; those of this call are appended if it `keeps` them.
     fn hidden_states(
@@ -110,19 +124,8 @@ impl Transformer {
         let x = embedding(tokens, self.token_embedding.weight.val(), positions);
         let dropped = state.dropout(self.dropout);
         let mut x = dropout(x, dropped, EMBEDDING_SITE);
-        let is_rotary = self.block.position == Position::Rope;
-        let rope_theta = is_rotary.then_some(self.block.rope_theta);
         for (index, block) in self.blocks.iter().enumerate() {
-            let settings = BlockSettings {
-                heads: self.heads,
-                kv_heads: self.kv_heads,
-                index,
-                norm: self.block.norm(),
-                rope_theta,
-                mlp: self.block.mlp.into(),
-                dropout: dropped,
-                precision: self.precision.into(),
-            };
+            let settings = self.settings(index, dropped);
             x = block.forward(x, settings, &mut state, keeps); // [batch, time, hidden]
         }
         state.position = end;
@@ -167,6 +170,21 @@ impl LanguageModel for Transformer {
         (loss, state)
     }
 
+    fn decoder<'a>(&'a self, device: &Device) -> Box<dyn Decoder + 'a> {
+        let positions = self.position_embedding.as_ref();
+        let weights = TransformerWeights {
+            embedding: self.token_embedding.weight.val().into_dispatch(),
+            positions: positions.map(|table| table.weight.val().into_dispatch()),
+            blocks: self.blocks.iter().map(Block::weights).collect(),
+            norm: with_bias(&self.final_norm.weight, self.final_norm.bias.as_ref()),
+            output: self.output.parameters(&self.token_embedding),
+        };
+        match TransformerDecoder::new(weights, self.settings(0, None)) {
+            Some(decoder) => Box::new(decoder),
+            None => Box::new(Stateful::new(self, device)),
+        }
+    }
+
     fn for_generation(self) -> Self {
         let precision = self.precision;
         // The embedding is not converted: its rows are looked up, even if it is also the output
@@ -209,6 +227,19 @@ impl Block {
         }
     }
 
+    fn weights(&self) -> BlockWeights {
+        let norm = |of: &Normalization| with_bias(&of.weight, of.bias.as_ref());
+        let linear = |of: &Linear| with_bias(&of.weight, of.bias.as_ref());
+        BlockWeights {
+            norm_1: norm(&self.norm_1),
+            qkv: linear(&self.attention.qkv),
+            projection: linear(&self.attention.projection),
+            norm_2: norm(&self.norm_2),
+            expand: linear(&self.mlp.expand),
+            project: linear(&self.mlp.project),
+        }
+    }
+
     /// `[batch, time, hidden]` to `[batch, time, hidden]`.
     fn forward(
         &self,
@@ -217,35 +248,17 @@ impl Block {
         state: &mut State,
         keeps: bool,
     ) -> Tensor<3> {
-        let norm = |of: &Normalization| with_bias(&of.weight, of.bias.as_ref());
-        let linear = |of: &Linear| with_bias(&of.weight, of.bias.as_ref());
-        let weights = BlockWeights {
-            norm_1: norm(&self.norm_1),
-            qkv: linear(&self.attention.qkv),
-            projection: linear(&self.attention.projection),
-            norm_2: norm(&self.norm_2),
-            expand: linear(&self.mlp.expand),
-            project: linear(&self.mlp.project),
-        };
         let names = ["key", "value"].map(|name| format!("blocks.{}.{name}", settings.index));
         let [key, value] = names;
         let earlier = state.tensors.remove(&key).zip(state.tensors.remove(&value));
         let earlier = earlier.map(|(keys, values)| KeysAndValues { keys, values });
-        let (x, all) = transformer_block(x, weights, settings, earlier);
+        let (x, all) = transformer_block(x, self.weights(), settings, earlier);
         if keeps {
             state.tensors.insert(key, all.keys);
             state.tensors.insert(value, all.values);
         }
         x
     }
-}
-
-fn with_bias<const D: usize>(
-    weight: &Param<Tensor<D>>,
-    bias: Option<&Param<Tensor<1>>>,
-) -> WithBias<DispatchTensor> {
-    let bias = bias.map(|bias| bias.val().into_dispatch());
-    WithBias::new(weight.val().into_dispatch(), bias)
 }
 
 /// GPT-2's standard deviation of initial weights, 0.02 at width 768, scaled to keep the variance of

@@ -474,6 +474,97 @@ fn a_prediction_equals_the_last_position_of_forward() {
     for_all_models!(check_prediction);
 }
 
+/// A decoder predicts what the model does, token by token and in pieces, also when it is restarted.
+/// In bf16 it reads rounded weights, and activations in f32.
+fn check_decoder<M: LanguageModel>(name: &str, new: New<M>) {
+    let text: Vec<u32> = (0..12).map(|at| at * 7 % VOCABULARY as u32).collect();
+    let device = Device::flex();
+    // With the second embedding, recurrent models keep the products of tokens.
+    for embedding in [7, 12] {
+        let of = |precision| {
+            let config = ModelConfig {
+                precision,
+                embedding,
+                ..config()
+            };
+            build(new, &config, 2)
+        };
+        let plain = (of(Precision::F32), of(Precision::F32));
+        let in_bf16 = (
+            of(Precision::Bf16).for_generation(),
+            rounded(of(Precision::F32)),
+        );
+        // Pieces of several tokens have rounded activations in bf16.
+        let alone: &[&[usize]] = &[&[1; 12], &[1; 12]];
+        let in_pieces: &[&[usize]] = &[&[1; 12], &[1, 5, 1, 5], &[12]];
+        for ((model, reference), ways) in [(plain, in_pieces), (in_bf16, alone)] {
+            let mut decoder = model.decoder(&device);
+            for pieces in ways {
+                let (mut state, mut at) = (State::default(), 0);
+                for &piece in *pieces {
+                    let tokens = &text[at..at + piece];
+                    at += piece;
+                    let ids: Vec<i64> = tokens.iter().map(|&token| i64::from(token)).collect();
+                    let ids = Tensor::from_data(TensorData::new(ids, [1, piece]), &device);
+                    let (expected, after) = reference.predict(ids, state);
+                    state = after;
+                    let expected: Vec<f32> = expected.into_data().iter().collect();
+                    let found = decoder.read(tokens).unwrap();
+                    assert_eq!(found.len(), expected.len());
+                    for (found, expected) in found.iter().zip(&expected) {
+                        let far = (found - expected).abs() > 1e-6;
+                        assert!(!far, "{name} {embedding}, {at}: {found} {expected}");
+                    }
+                }
+                decoder.restart();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_decoder_predicts_what_the_model_does() {
+    for_all_models!(check_decoder);
+}
+
+/// A long prompt is read with products of many rows.
+#[test]
+fn a_decoder_reads_a_long_prompt() {
+    let text: Vec<u32> = (0..40).map(|at| at * at % VOCABULARY as u32).collect();
+    let device = Device::flex();
+    for new in [rnn as New<RecurrentModel>, lstm, gru] {
+        for (precision, limit) in [(Precision::F32, 1e-6), (Precision::Bf16, 1e-2)] {
+            let config = ModelConfig {
+                precision,
+                embedding: 12,
+                ..config()
+            };
+            let model = build(new, &config, 2).for_generation();
+            let mut decoder = model.decoder(&device);
+            let at_once = decoder.read(&text).unwrap();
+            decoder.restart();
+            let read = text.iter().map(|token| decoder.read(&[*token]).unwrap());
+            let one_by_one = read.last().unwrap();
+            for (found, expected) in at_once.iter().zip(&one_by_one) {
+                assert!((found - expected).abs() < limit, "{found} {expected}");
+            }
+        }
+    }
+}
+
+/// Within automatic differentiation, a model reads a text by its own `predict`.
+#[test]
+fn a_model_with_gradients_has_a_decoder() {
+    let plain = build(lstm, &config(), 2);
+    let device = Device::flex().autodiff();
+    let tracked = lstm(VOCABULARY, &config(), &mut Initializer::new(2, &device));
+    let (mut expected, mut found) = (plain.decoder(&Device::flex()), tracked.decoder(&device));
+    for token in [3, 1, 4, 1, 5] {
+        let (found, expected) = (found.read(&[token]), expected.read(&[token]));
+        assert_eq!(found.unwrap(), expected.unwrap());
+    }
+}
+
 /// The model with each matrix rounded to bf16, except for embeddings.
 fn rounded<M: Module>(model: M) -> M {
     struct Round;

@@ -1,6 +1,6 @@
 //! Memory estimates from the plan, before anything is allocated.
 
-use shears_kernels::logit_rows_at_once;
+use shears_kernels::{RecurrentDecoder, logit_rows_at_once};
 use shears_model::{Architecture, ParameterInfo};
 
 use crate::corpora::Corpora;
@@ -121,11 +121,22 @@ pub fn estimate_generation(
             plan.window,
             4 * hidden * plan.layers as u128 * plan.window as u128,
         ),
-        _ => (PROMPT_TOKENS_PER_CALL, 0),
+        _ => (PROMPT_TOKENS_PER_CALL, kept_products(plan, vocabulary)),
     };
     let at_once = at_once.min(prompt.max(1)) as u128;
     let read = at_once * (layer_elements(plan) + 5 * hidden / 4);
     trained_model(parameters, read + cache + (vocabulary + prompt) as u128)
+}
+
+/// The first layer's products that the decoder of a recurrent model keeps.
+fn kept_products(plan: &Plan, vocabulary: usize) -> u128 {
+    let gates = match plan.model {
+        Architecture::Lstm => 4,
+        Architecture::Gru => 3,
+        _ => 1,
+    };
+    let (inputs, width) = (plan.model_config().embedding, gates * plan.hidden);
+    RecurrentDecoder::kept_products(vocabulary, inputs, width) as u128
 }
 
 /// Prompt tokens per call of a recurrent model.

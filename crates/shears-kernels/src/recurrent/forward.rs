@@ -50,7 +50,48 @@ pub(super) fn forward(
     shape: Shape,
     source: LayerInput<'_>,
     weights: WeightSlices<'_>,
-    (hidden, cell_state): (&[f32], &[f32]),
+    before: (&[f32], &[f32]),
+) -> Window {
+    let (embedding, tokens) = match source {
+        LayerInput::Dense(rows) => {
+            return window(cpu, cell, shape, Inputs::Rows(rows), weights, before);
+        }
+        LayerInput::Table { embedding, tokens } => (embedding, tokens),
+    };
+    let width = cell.gates() * shape.hidden;
+    let mut products = Buffer::uninitialised(embedding.len() / shape.inputs * width);
+    let packed = Packed::transposed(cpu, weights.input.f32(), width, shape.inputs);
+    let bias = input_bias(cell, shape.hidden, weights);
+    let out = (&mut products[..], width);
+    packed.multiply(cpu, (embedding, shape.inputs), out, Initial::Bias(&bias));
+    let products = Inputs::Products {
+        products: &products,
+        tokens,
+    };
+    window(cpu, cell, shape, products, weights, before)
+}
+
+/// What a window reads.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Inputs<'a> {
+    /// `x` `[time, batch, inputs]`
+    Rows(&'a [f32]),
+    /// The rows of `W_ih x + b` for tokens `[time, batch]`.
+    Products {
+        /// `[vocabulary, gates x hidden]`
+        products: &'a [f32],
+        tokens: &'a [u32],
+    },
+}
+
+/// [`forward`] for either kind of input.
+pub(super) fn window(
+    cpu: Cpu,
+    cell: Cell,
+    shape: Shape,
+    inputs: Inputs<'_>,
+    weights: WeightSlices<'_>,
+    before: (&[f32], &[f32]),
 ) -> Window {
     let size = shape.hidden;
     let is_lstm = cell == Cell::Lstm;
@@ -59,27 +100,19 @@ pub(super) fn forward(
     let mut cells = Buffer::uninitialised(if is_lstm { outputs.len() } else { 0 });
     let kept = if keeps_gates { cell.stride(size) } else { 0 };
     let mut gates = Buffer::uninitialised(shape.rows() * kept);
-
-    let bias = input_bias(cell, size, weights);
-    // The RNN accumulates in its outputs.
-    let sums = if keeps_gates {
-        &mut gates
-    } else {
-        &mut outputs
-    };
-    let stride = cell.stride(size);
-    let table = match source {
-        LayerInput::Dense(input) => {
-            input_part(cpu, shape, input, weights.input, &bias, (sums, stride));
+    let table = match inputs {
+        Inputs::Products { products, tokens } => Some((products, tokens)),
+        Inputs::Rows(rows) => {
+            // The RNN accumulates in its outputs.
+            let sums = if keeps_gates {
+                &mut gates
+            } else {
+                &mut outputs
+            };
+            let bias = input_bias(cell, size, weights);
+            let sums = (&mut sums[..], cell.stride(size));
+            input_part(cpu, shape, rows, weights.input, &bias, sums);
             None
-        }
-        LayerInput::Table { embedding, tokens } => {
-            let width = cell.gates() * size;
-            let mut table = Buffer::uninitialised(embedding.len() / shape.inputs * width);
-            let packed = Packed::transposed(cpu, weights.input.f32(), width, shape.inputs);
-            let embedding = (embedding, shape.inputs);
-            packed.multiply(cpu, embedding, (&mut table, width), Initial::Bias(&bias));
-            Some((table, tokens))
         }
     };
     let steps = Steps {
@@ -91,8 +124,8 @@ pub(super) fn forward(
             true => Vec::new(),
             false => pack(cpu, cell, size, weights.recurrent.f32()),
         },
-        table: table.as_ref().map(|(table, tokens)| (&table[..], *tokens)),
-        before: (hidden, cell_state),
+        table,
+        before,
         outputs: Shared::new(&mut outputs),
         cells: Shared::new(&mut cells),
         gates: Shared::new(&mut gates),
@@ -117,7 +150,7 @@ pub(super) fn forward(
 
 /// The bias of `W_ih x`: the sum of both biases, except for the recurrent bias that the GRU's reset
 /// gate multiplies.
-fn input_bias(cell: Cell, size: usize, weights: WeightSlices<'_>) -> Vec<f32> {
+pub(super) fn input_bias(cell: Cell, size: usize, weights: WeightSlices<'_>) -> Vec<f32> {
     let both = match cell {
         Cell::Gru => 2 * size,
         _ => cell.gates() * size,

@@ -14,6 +14,17 @@ impl<T> WithBias<T> {
     pub fn new(weight: T, bias: Option<T>) -> Self {
         WithBias { weight, bias }
     }
+
+    /// Converts both, if both can be.
+    pub(crate) fn try_map<U>(self, convert: impl Fn(T) -> Option<U>) -> Option<WithBias<U>> {
+        Some(WithBias {
+            weight: convert(self.weight)?,
+            bias: match self.bias {
+                Some(bias) => Some(convert(bias)?),
+                None => None,
+            },
+        })
+    }
 }
 
 /// A value for each parameter of a block. `keys` is the total width of the key heads, `inner` the
@@ -40,6 +51,19 @@ impl<T> BlockOf<T> {
     pub(super) fn map<U>(self, convert: impl Fn(T) -> U) -> BlockOf<U> {
         let (weights, biases) = self.into_arrays();
         BlockOf::from_arrays(weights.map(&convert), biases.map(|bias| bias.map(&convert)))
+    }
+
+    /// Converts every value, if all can be.
+    pub(super) fn try_map<U>(self, convert: impl Fn(T) -> Option<U>) -> Option<BlockOf<U>> {
+        let with_bias = |of: WithBias<T>| of.try_map(&convert);
+        Some(BlockOf {
+            norm_1: with_bias(self.norm_1)?,
+            qkv: with_bias(self.qkv)?,
+            projection: with_bias(self.projection)?,
+            norm_2: with_bias(self.norm_2)?,
+            expand: with_bias(self.expand)?,
+            project: with_bias(self.project)?,
+        })
     }
 
     /// References to all values.

@@ -4,7 +4,7 @@ use pulp::{Simd, WithSimd};
 
 use super::activation::activate;
 use super::rope::{Direction, RotaryTable};
-use super::{BlockOf, Masks, Mlp, WithBias};
+use super::{BlockOf, BlockSettings, Masks, Mlp, WithBias};
 use crate::attention::{self, Attention, Rows};
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Shared};
@@ -27,6 +27,23 @@ pub(super) struct Sizes {
 }
 
 impl Sizes {
+    pub(super) fn new(
+        [batch, time]: [usize; 2],
+        [hidden, inner]: [usize; 2],
+        settings: BlockSettings,
+    ) -> Sizes {
+        Sizes {
+            batch,
+            time,
+            hidden,
+            inner,
+            heads: settings.heads,
+            kv_heads: settings.kv_heads,
+            norm: settings.norm,
+            mlp: settings.mlp,
+        }
+    }
+
     pub(super) fn rows(self) -> usize {
         self.batch * self.time
     }

@@ -23,7 +23,8 @@ pub(super) fn call(
     weights: BlockWeights,
     settings: BlockSettings,
 ) -> (Tensor<3>, KeysAndValues) {
-    check(&x, &weights, settings);
+    let [_, _, hidden] = x.dims();
+    check(hidden, &weights, settings);
     // The operation gets an empty tensor for a missing bias.
     let empty = Tensor::<1>::zeros([0], &x.device()).into_dispatch();
     let tensors = joined(x.into_dispatch(), weights);
@@ -45,16 +46,18 @@ fn joined<T>(x: T, parameters: BlockOf<T>) -> [Option<T>; 13] {
     std::array::from_fn(|_| all.next().flatten())
 }
 
-fn check(x: &Tensor<3>, weights: &BlockWeights, settings: BlockSettings) {
-    let [_, _, hidden] = x.dims();
+/// # Panics
+///
+/// If the weights are not those of a block of width `hidden`.
+pub(super) fn check(hidden: usize, weights: &BlockWeights, settings: BlockSettings) {
     let inner = weights.project.weight.shape()[1];
     let (heads, kv_heads, mlp) = (settings.heads, settings.kv_heads, settings.mlp);
     assert!(
-        heads > 0 && hidden % heads == 0,
+        heads > 0 && hidden.is_multiple_of(heads),
         "{heads} heads do not divide {hidden}"
     );
     assert!(
-        kv_heads > 0 && heads % kv_heads == 0,
+        kv_heads > 0 && heads.is_multiple_of(kv_heads),
         "{kv_heads} heads of keys do not divide {heads} heads of queries"
     );
     let expected: [&[usize]; 6] = [
@@ -96,8 +99,8 @@ pub(super) fn call_cached(
     settings: BlockSettings,
     earlier: KeysAndValues,
 ) -> (Tensor<3>, KeysAndValues) {
-    check(&x, &weights, settings);
     let shape = x.dims();
+    check(shape[2], &weights, settings);
     let parameters = weights.map(unwrap_plain);
     let [_, start, _] = earlier.keys.dims();
     let call = Call::new(primitive(x), parameters, settings, start);
@@ -140,16 +143,7 @@ impl Call {
     ) -> Call {
         let [batch, time, hidden] = sizes(&x);
         let [_, inner] = sizes(&parameters.project.weight);
-        let sizes = Sizes {
-            batch,
-            time,
-            hidden,
-            inner,
-            heads: settings.heads,
-            kv_heads: settings.kv_heads,
-            norm: settings.norm,
-            mlp: settings.mlp,
-        };
+        let sizes = Sizes::new([batch, time], [hidden, inner], settings);
         let rotation = settings.rope_theta.map(|theta| {
             let table = RotaryTable::of(sizes.head(), theta, start + time);
             (table, start)
