@@ -21,8 +21,6 @@ use shears_model::{
 };
 use shears_run::Change;
 
-use toml::Table;
-
 use crate::optimizer::{OptimizerKind, OptimizerSettings};
 use crate::schedule::{Schedule, ScheduleKind};
 
@@ -427,37 +425,6 @@ impl Plan {
     /// Rows of the model's embedding with this tokenizer.
     pub fn vocabulary_of(&self, tokenizer: &Tokenizer) -> usize {
         self.vocabulary.max(tokenizer.vocab_size())
-    }
-
-    /// The settings of a model with this configuration, by name.
-    pub fn settings_of(config: &ModelConfig) -> Table {
-        let plan = Plan {
-            model: config.architecture,
-            layers: config.layers,
-            hidden: config.hidden,
-            embedding: config.embedding,
-            heads: config.heads,
-            kv_heads: config.block.kv_heads,
-            norm: config.block.norm,
-            norm_epsilon: config.block.norm_epsilon,
-            position: config.block.position,
-            rope_theta: config.block.rope_theta,
-            mlp: config.block.mlp,
-            inner: config.block.inner,
-            bias: config.block.bias,
-            context: config.context,
-            tied: config.tied,
-            nonlinearity: config.nonlinearity,
-            ..Plan::defaults(config.architecture)
-        };
-        // These concern initialisation and training.
-        let others = ["preset", "init-from", "dropout", "forget-bias", "precision"];
-        let of_shape = Plan::settings().iter().filter(|setting| {
-            let is_other = others.contains(&setting.name.as_str());
-            setting.section == Section::Model && !is_other && setting.belongs(&plan)
-        });
-        let named = of_shape.filter_map(|s| Some((s.name.clone(), s.value_in(&plan)?)));
-        named.collect()
     }
 
     /// The optimizer's part of the plan.

@@ -299,7 +299,7 @@ impl Given {
     }
 
     /// Flags override the file.
-    fn all(&self) -> Table {
+    pub(crate) fn all(&self) -> Table {
         let mut all = self.config.clone();
         all.extend(self.typed.clone());
         all

@@ -80,7 +80,7 @@ impl Plan {
 
     /// `other` with the sizes of this plan as they are written here, where they are the same sizes
     /// in a model of this plan.
-    fn with_equal_sizes(&self, other: Plan) -> Plan {
+    pub(super) fn with_equal_sizes(&self, other: Plan) -> Plan {
         let theirs = Plan {
             kv_heads: other.kv_heads,
             inner: other.inner,

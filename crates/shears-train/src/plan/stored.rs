@@ -3,9 +3,10 @@
 use serde::de::{DeserializeOwned, Error as _};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use shears_model::ModelConfig;
 use toml::{Table, Value};
 
-use super::{Plan, PlanError};
+use super::{Plan, PlanError, Section};
 use crate::plan::Preset;
 
 /// The keys of the file that are not settings.
@@ -49,6 +50,45 @@ impl Plan {
             context: model.context,
             ..self.clone()
         }
+    }
+
+    /// The settings of a model with this configuration, by name. Sizes that can be numbers or
+    /// derived are written as in `given`, if both are the same.
+    pub fn settings_of(config: &ModelConfig, given: &Table) -> Table {
+        let plan = Plan {
+            model: config.architecture,
+            layers: config.layers,
+            hidden: config.hidden,
+            embedding: config.embedding,
+            heads: config.heads,
+            kv_heads: config.block.kv_heads,
+            norm: config.block.norm,
+            norm_epsilon: config.block.norm_epsilon,
+            position: config.block.position,
+            rope_theta: config.block.rope_theta,
+            mlp: config.block.mlp,
+            inner: config.block.inner,
+            bias: config.block.bias,
+            context: config.context,
+            tied: config.tied,
+            nonlinearity: config.nonlinearity,
+            ..Plan::defaults(config.architecture)
+        };
+        let mut sizes = given.clone();
+        sizes.retain(|name, _| ["kv-heads", "inner"].contains(&name));
+        let plan = match plan.with(&sizes) {
+            Ok(typed) => typed.with_equal_sizes(plan),
+            // It is refused with all given settings.
+            Err(_) => plan,
+        };
+        // These concern initialisation and training.
+        let others = ["preset", "init-from", "dropout", "forget-bias", "precision"];
+        let of_shape = Plan::settings().iter().filter(|setting| {
+            let is_other = others.contains(&setting.name.as_str());
+            setting.section == Section::Model && !is_other && setting.belongs(&plan)
+        });
+        let named = of_shape.filter_map(|s| Some((s.name.clone(), s.value_in(&plan)?)));
+        named.collect()
     }
 
     fn from_stored(mut table: Table) -> Result<Plan, PlanError> {

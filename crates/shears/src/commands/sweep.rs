@@ -269,7 +269,8 @@ fn ended(cell: &Cell) -> anyhow::Result<Option<(EndReason, Option<f64>)>> {
         return Ok(None);
     }
     let folder = RunFolder::open_to_read(&cell.folder)?;
-    let differing = shears_train::compare_plans(&folder.plan()?, &cell.plan);
+    let trained = folder.plan()?.with_sizes();
+    let differing = shears_train::compare_plans(&trained, &cell.plan.with_sizes());
     if let Some((name, was, asked)) = differing.first() {
         let path = cell.folder.display();
         misuse!("{path} was trained with {name} {was}, not {asked}; choose another --out");

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::program::{LLAMA, Scratch, TINY, has};
+use crate::program::{LLAMA, Scratch, TINY, TINY_TRANSFORMER, has};
 
 /// The loss of a run before its first step, as its log has it.
 fn initial_loss(scratch: &Scratch, run: &str) -> f64 {
@@ -266,6 +266,27 @@ fn unused_embedding_rows_are_kept_and_never_sampled() {
         (&again["vocab_size"], &again["eos_token_id"]),
         (&256.into(), &3.into())
     );
+}
+
+#[test]
+fn a_size_of_the_model_may_be_given_or_derived() {
+    let scratch = Scratch::new();
+    scratch.train(TINY_TRANSFORMER, "derived");
+    scratch.train(format!("{TINY_TRANSFORMER} --kv-heads 2"), "given");
+    for (source, kv_heads) in [("derived", 2), ("given", 0)] {
+        let train = format!("train --init-from {source} --steps 1 --batch 2 --window 8 --quiet");
+        let out = format!("--out from-{source}");
+        let refused = scratch
+            .run(&format!("{train} --kv-heads 1 {out}"))
+            .failed(2);
+        has(&refused, "kv-heads: it has");
+        let again = format!("{train} --kv-heads {kv_heads} {out}");
+        scratch.run(&again).succeeded();
+        assert_eq!(
+            scratch.plan(&format!("from-{source}"))["kv-heads"],
+            kv_heads.into()
+        );
+    }
 }
 
 #[test]

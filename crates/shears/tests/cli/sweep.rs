@@ -139,6 +139,11 @@ fn a_sweep_with_other_settings_needs_another_folder() {
         .run(&format!("sweep {SMALL} --clip none --optimizer sgd"))
         .failed(2);
     has(&error, "choose another --out");
+    // The size that 0 stands for is not another one.
+    let small = format!("sweep {SMALL} --model transformer --heads 2 --clip none --out sizes");
+    scratch.run(&small).succeeded();
+    scratch.run(&format!("{small} --kv-heads 2")).succeeded();
+    scratch.run(&format!("{small} --kv-heads 1")).failed(2);
     for (flags, part) in [
         ("--clip none --clip none", "was given twice"),
         ("--clip norm:1 --clip norm:1.0", "was given twice"),

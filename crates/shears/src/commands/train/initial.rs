@@ -22,7 +22,7 @@ pub(super) fn open(given: &mut Given) -> anyhow::Result<Option<ModelSource>> {
     };
     let path = PathBuf::from(path);
     let source = ModelSource::open(&path)?;
-    let mut settings = Plan::settings_of(&source.config);
+    let mut settings = Plan::settings_of(&source.config, &given.all());
     if source.config.architecture == Architecture::Rnn && !path.is_dir() {
         // A PyTorch file does not say which nonlinearity it has.
         settings.remove("nonlinearity");
