@@ -11,7 +11,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use crate::Dash;
 use crate::checkpoints::{self, Checkpoint};
@@ -22,6 +21,7 @@ use crate::settings::{self, Setting};
 use crate::state::RunState;
 use crate::step::StepView;
 use crate::summary::Row;
+use crate::turns::in_turn;
 use gradclip_judge::TimeFlow;
 use shears_run::{
     Change, Columns, Judgement, PLAN, RanksEvent, ReadProgress, Resume, RunError, Sample, program,
@@ -110,21 +110,11 @@ impl IntoResponse for Problem {
     }
 }
 
-/// The answers that are computed at the same time. Each may need memory in proportion to a log, and
-/// a thread of its own keeps for itself what it has freed: two hundred readers of a log of 200 MB
-/// took 600 MB.
-const AT_ONCE: usize = 4;
-
-/// Runs `work`, which reads files, on a thread that may block, once it is its turn. A reader who
-/// has gone loses its place.
-pub(crate) async fn blocking<T: Send + 'static>(
+/// Runs `work`, which reads files, on a thread that may block.
+async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
 ) -> Result<T, Problem> {
-    static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
-    let turn = TURNS.acquire().await;
-    let done = tokio::task::spawn_blocking(work).await;
-    drop(turn);
-    done.unwrap_or(Err(Problem::Interrupted))
+    in_turn(work).await.unwrap_or(Err(Problem::Interrupted))
 }
 
 fn find(dash: &Dash, name: &str) -> Result<Arc<Run>, Problem> {

@@ -29,6 +29,7 @@ mod settings;
 mod state;
 mod step;
 mod summary;
+mod turns;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -11,10 +11,11 @@ use futures_util::stream::{self, Stream};
 use serde::{Deserialize, Serialize};
 
 use crate::Dash;
-use crate::api::{Query, SEPARATOR, blocking};
+use crate::api::{Query, SEPARATOR};
 use crate::runs::Run;
 use crate::state::RunState;
 use crate::summary::Row;
+use crate::turns::in_turn;
 use shears_run::ReadProgress;
 
 /// The interval between two checks of open runs.
@@ -98,13 +99,11 @@ pub(crate) async fn live(
                 }
                 first = false;
                 let (dash, names) = (dash.clone(), names.clone());
-                let look = move || {
-                    Ok(match names {
-                        Some(names) => of_runs(&dash, &names),
-                        None => of_list(&dash),
-                    })
+                let look = move || match names {
+                    Some(names) => of_runs(&dash, &names),
+                    None => of_list(&dash),
                 };
-                let found = blocking(look).await.ok()?;
+                let found = in_turn(look).await.ok()?;
                 let updates = updates(&mut sent, found);
                 if !updates.is_empty() {
                     let event = Event::default().data(format!("[{}]", updates.join(",")));

@@ -193,8 +193,10 @@ fn a_watched_and_killed_run_has_the_bits_of_an_undisturbed_one() {
         speed(&scratch, "runs/run"),
         speed(&scratch, "runs/alone")
     );
+    // A trainer that resumes reads its log into columns, some 100 bytes for each step.
+    let of_steps = steps * 150 / 1_000_000;
     assert!(
-        late <= early + early / 4 + 10,
+        late <= early + early / 4 + 10 + of_steps,
         "training grew from {early} to {late} MB"
     );
     assert!(
