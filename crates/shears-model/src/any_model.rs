@@ -4,9 +4,8 @@ use burn::module::{Devices, Module, ModuleMapper, ModuleVisitor};
 use burn::tensor::{Device, Int, Tensor};
 
 use crate::config::{Architecture, ModelConfig};
-use crate::decoder::Decoder;
 use crate::gru::gru;
-use crate::language_model::{LanguageModel, Reading, State};
+use crate::language_model::{Decoder, LanguageModel, Reading, State};
 use crate::layers::Initializer;
 use crate::lstm::lstm;
 use crate::recurrent::RecurrentModel;

@@ -6,8 +6,12 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor};
 use shears_kernels::{Dropout, DropoutKey, cross_entropy};
 
-use crate::decoder::{Decoder, Stateful};
 use crate::named::{ParameterVisitor, visit_parameters};
+
+mod decoder;
+
+pub(crate) use decoder::Stateful;
+pub use decoder::{Decoder, DecoderError};
 
 /// A model that predicts the next token.
 ///

@@ -10,7 +10,6 @@
 
 mod any_model;
 mod config;
-mod decoder;
 mod gru;
 mod language_model;
 mod layers;
@@ -26,9 +25,10 @@ pub use config::{
     Architecture, BlockConfig, ConfigError, Mlp, ModelConfig, Nonlinearity, Norm, Position,
     Precision,
 };
-pub use decoder::{Decoder, DecoderError};
 pub use gru::gru;
-pub use language_model::{LanguageModel, ParameterInfo, Reading, State, layer_of, parameters};
+pub use language_model::{
+    Decoder, DecoderError, LanguageModel, ParameterInfo, Reading, State, layer_of, parameters,
+};
 pub use layers::{Embedding, Initializer, Linear, Normalization, Output, dropout};
 pub use lstm::lstm;
 pub use named::{ParameterMapper, ParameterVisitor, map_parameters, visit_parameters};

@@ -7,8 +7,7 @@ use shears_kernels::{
 };
 
 use crate::config::{ModelConfig, Precision};
-use crate::decoder::{Decoder, Stateful};
-use crate::language_model::{LanguageModel, Reading, State};
+use crate::language_model::{Decoder, LanguageModel, Reading, State, Stateful};
 use crate::layers::{Embedding, Initializer, Output, dropout, last_step, store_in};
 
 /// One recurrent layer; `gates` is 1 for the RNN, 4 for the LSTM, 3 for the GRU.

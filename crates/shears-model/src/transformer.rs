@@ -10,8 +10,7 @@ use shears_kernels::{
 };
 
 use crate::config::{BlockConfig, ModelConfig, Position, Precision};
-use crate::decoder::{Decoder, Stateful};
-use crate::language_model::{LanguageModel, Reading, State};
+use crate::language_model::{Decoder, LanguageModel, Reading, State, Stateful};
 use crate::layers::{
     Embedding, Initializer, Linear, Normalization, Output, dropout, last_step, store_in, with_bias,
 };

@@ -5,7 +5,7 @@ use std::error::Error;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use shears_kernels::{RecurrentDecoder, TransformerDecoder};
 
-use crate::language_model::{LanguageModel, State};
+use super::{LanguageModel, State};
 
 /// A model in the middle of one text.
 pub trait Decoder {
