@@ -18,7 +18,39 @@ pub(crate) async fn in_turn<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, JoinError> {
     static TURNS: Semaphore = Semaphore::const_new(AT_ONCE);
-    // An error would mean that somebody closed it, which nobody does.
-    let _turn = TURNS.acquire().await;
-    spawn_blocking(work).await
+    let turn = TURNS.acquire().await;
+    // The work keeps its turn if the reader goes meanwhile, because it goes on.
+    spawn_blocking(move || {
+        let _turn = turn;
+        work()
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use super::{AT_ONCE, in_turn};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn readers_who_go_do_not_let_others_start_early() {
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        for _ in 0..4 * AT_ONCE {
+            let (running, most) = (running.clone(), most.clone());
+            let answer = in_turn(move || {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                sleep(Duration::from_millis(100));
+                running.fetch_sub(1, Ordering::SeqCst);
+            });
+            // The reader goes while the answer is computed.
+            let _ = tokio::time::timeout(Duration::from_millis(5), answer).await;
+        }
+        in_turn(|| ()).await.unwrap();
+        let most = most.load(Ordering::SeqCst);
+        assert!((1..=AT_ONCE).contains(&most), "{most} at once");
+    }
 }
