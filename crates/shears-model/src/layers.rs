@@ -194,8 +194,8 @@ impl Output {
 
     /// The weight `[vocabulary, hidden]` and the bias.
     pub(crate) fn parameters(&self, embedding: &Embedding) -> WithBias<DispatchTensor> {
-        let weight = self.weight.as_ref().unwrap_or(&embedding.weight);
-        with_bias(weight, self.bias.as_ref())
+        let (weight, bias) = self.tensors(embedding);
+        WithBias::new(weight.into_dispatch(), bias.map(Tensor::into_dispatch))
     }
 }
 

@@ -121,7 +121,10 @@ pub fn estimate_generation(
             plan.window,
             4 * hidden * plan.layers as u128 * plan.window as u128,
         ),
-        _ => (PROMPT_TOKENS_PER_CALL, kept_products(plan, vocabulary)),
+        _ => (
+            PROMPT_TOKENS_PER_CALL,
+            kept_products(parameters, vocabulary),
+        ),
     };
     let at_once = at_once.min(prompt.max(1)) as u128;
     let read = at_once * (layer_elements(plan) + 5 * hidden / 4);
@@ -129,14 +132,12 @@ pub fn estimate_generation(
 }
 
 /// The first layer's products that the decoder of a recurrent model keeps.
-fn kept_products(plan: &Plan, vocabulary: usize) -> u128 {
-    let gates = match plan.model {
-        Architecture::Lstm => 4,
-        Architecture::Gru => 3,
-        _ => 1,
-    };
-    let (inputs, width) = (plan.model_config().embedding, gates * plan.hidden);
-    RecurrentDecoder::kept_products(vocabulary, inputs, width) as u128
+fn kept_products(parameters: &[ParameterInfo], vocabulary: usize) -> u128 {
+    let mut matrices = parameters.iter();
+    let first = matrices.find(|parameter| parameter.name == "layers.0.weight_ih");
+    let kept =
+        first.map(|of| RecurrentDecoder::kept_products(vocabulary, of.shape[1], of.shape[0]));
+    kept.unwrap_or(0) as u128
 }
 
 /// Prompt tokens per call of a recurrent model.

@@ -1,7 +1,7 @@
 //! A recurrent model that reads one text token by token, as generation does.
 //!
 //! The kernels are those of [`super::recurrent`], without creating Burn's tensors and passing them
-//! on, which takes half of the time of a small model. If the vocabulary is small, the first layer's
+//! on, which takes much of the time of a small model. If the vocabulary is small, the first layer's
 //! product with a token's embedding is kept for the next time that the token comes.
 
 use burn::backend::DispatchTensor;
@@ -40,6 +40,18 @@ struct Layer {
     hidden: Buffer,
     /// LSTM: `[hidden]`, else empty.
     cell_state: Buffer,
+}
+
+impl Layer {
+    /// Its parameters, with these matrices.
+    fn slices<'a>(&'a self, [weight_ih, weight_hh]: [&'a FlexTensor; 2]) -> WeightSlices<'a> {
+        WeightSlices {
+            input: weight(weight_ih),
+            recurrent: weight(weight_hh),
+            input_bias: values(&self.bias_ih),
+            recurrent_bias: values(&self.bias_hh),
+        }
+    }
 }
 
 /// `W_ih x + b` of the first layer for the tokens read so far.
@@ -158,12 +170,7 @@ impl RecurrentDecoder {
                 Some([weight_ih, weight_hh]) => [weight_ih, weight_hh],
                 None => [&layer.weight_ih, &layer.weight_hh],
             };
-            let weights = WeightSlices {
-                input: weight(weight_ih),
-                recurrent: weight(weight_hh),
-                input_bias: values(&layer.bias_ih),
-                recurrent_bias: values(&layer.bias_hh),
-            };
+            let weights = layer.slices([weight_ih, weight_hh]);
             let before = (&layer.hidden[..], &layer.cell_state[..]);
             let found = window(cpu, cell, shape, source, weights, before);
             layer
@@ -193,12 +200,7 @@ impl RecurrentDecoder {
             if std::mem::replace(&mut products.known[token], true) {
                 continue;
             }
-            let weights = WeightSlices {
-                input: weight(&layer.weight_ih),
-                recurrent: weight(&layer.weight_hh),
-                input_bias: values(&layer.bias_ih),
-                recurrent_bias: values(&layer.bias_hh),
-            };
+            let weights = layer.slices([&layer.weight_ih, &layer.weight_hh]);
             let bias = input_bias(self.cell, size, weights);
             let x = &values(&self.embedding)[token * inputs..][..inputs];
             let row = &mut products.rows[token * width..][..width];

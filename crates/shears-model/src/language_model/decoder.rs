@@ -18,7 +18,8 @@ pub trait Decoder {
     ///
     /// # Panics
     ///
-    /// If a token is not in the vocabulary, or the text exceeds the model's context.
+    /// If a token is not in the vocabulary. A text that exceeds the model's context may panic, too,
+    /// which callers must prevent.
     fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>, DecoderError>;
 
     /// Forgets the text.
