@@ -114,10 +114,21 @@ impl Tensors {
         self.filled = self.filled.min(self.values.len() * rows);
     }
 
+    fn forget(&mut self, rows: usize) {
+        for values in &mut self.values {
+            values.drain(..rows);
+        }
+        self.filled = self.filled.min(self.values.len() * self.values.first().map_or(0, Vec::len));
+    }
+
     fn bytes(&self) -> usize {
         self.values.iter().map(|values| values.capacity() * 4).sum()
     }
 }
+
+/// Bytes of a step in [`Columns::estimate`]: 62 in columns, the rest in the judgement, which copies
+/// and sorts.
+const OF_STEP: u64 = 180;
 
 /// The content of a log. The vectors of a step have one element per step; missing and non-finite
 /// values are NaN.
@@ -176,6 +187,13 @@ pub struct Columns {
 }
 
 impl Columns {
+    /// An estimate of the memory in bytes for reading and judging a log of `steps` steps with the
+    /// norms of `tensors` tensors.
+    pub fn estimate(steps: u64, tensors: usize) -> u64 {
+        let row = OF_STEP.saturating_add(4 * tensors as u64);
+        steps.saturating_mul(row)
+    }
+
     /// The number of steps.
     pub fn rows(&self) -> usize {
         self.step.len()
@@ -286,13 +304,7 @@ impl Columns {
         self.norm_before.truncate(rows);
         self.threshold.truncate(rows);
         self.coefficient.truncate(rows);
-        for column in [
-            &mut self.loss,
-            &mut self.lr,
-            &mut self.tokens_per_second,
-            &mut self.norm_after,
-            &mut self.cosine,
-        ] {
+        for column in self.singles() {
             column.truncate(rows);
         }
         self.tensors.truncate(rows);
@@ -306,6 +318,40 @@ impl Columns {
         self.changes.retain(|change| change.step < step);
         self.ranks.retain(|ranks| ranks.step < step);
         self.exchanges.retain(|(taken, _)| *taken < step);
+    }
+
+    /// Forgets the first `rows` steps, and nothing else that was recorded.
+    pub fn forget(&mut self, rows: usize) {
+        self.step.drain(..rows);
+        self.offset.drain(..rows);
+        self.action.drain(..rows);
+        self.non_finite.drain(..rows);
+        for column in [
+            &mut self.norm_before,
+            &mut self.threshold,
+            &mut self.coefficient,
+        ] {
+            column.drain(..rows);
+        }
+        for column in self.singles() {
+            column.drain(..rows);
+        }
+        self.tensors.forget(rows);
+        let ratio_rows = self.ratio_rows.partition_point(|row| *row < rows);
+        self.ratio_rows.drain(..ratio_rows);
+        self.ratio_rows.iter_mut().for_each(|row| *row -= rows);
+        self.ratios.forget(ratio_rows);
+    }
+
+    /// The columns in single precision.
+    fn singles(&mut self) -> [&mut Vec<f32>; 5] {
+        [
+            &mut self.loss,
+            &mut self.lr,
+            &mut self.tokens_per_second,
+            &mut self.norm_after,
+            &mut self.cosine,
+        ]
     }
 
     /// A summary of the exchanges between processes; `None` for a run of one process.

@@ -35,7 +35,9 @@ pub use corpora::{Corpora, Loading, load_corpora};
 pub use error::{RestoreError, TrainError};
 pub use evaluate::{Evaluation, Streams, evaluate};
 pub use gradclip::{ClipPolicy, NonFinite};
-pub use memory::{MemoryEstimate, estimate_evaluation, estimate_generation, estimate_memory};
+pub use memory::{
+    MemoryEstimate, STEPS_JUDGED, estimate_evaluation, estimate_generation, estimate_memory,
+};
 pub use optimizer::{Optimizer, OptimizerKind, OptimizerSettings};
 pub use plan::{BelongsTo, Difference, Plan, PlanError, Preset, Section, Setting, compare_plans};
 pub use run::{RunFolder, header};

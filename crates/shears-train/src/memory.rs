@@ -2,6 +2,7 @@
 
 use shears_kernels::{RecurrentDecoder, logit_rows_at_once};
 use shears_model::{Architecture, ParameterInfo};
+use shears_run::Columns;
 
 use crate::corpora::Corpora;
 use crate::evaluate::{TOKENS_PER_CALL, windows_per_call};
@@ -28,7 +29,13 @@ pub struct MemoryEstimate {
     pub loading: u64,
     /// What writing a checkpoint needs in addition to parameters and moments.
     pub saving: u64,
+    /// The run's log, while it is judged: at the end, and on the screen all the time.
+    pub log: u64,
 }
+
+/// The most steps that a trainer judges. The log of a longer run is left to programs that hold no
+/// model.
+pub const STEPS_JUDGED: u64 = 1_000_000;
 
 impl MemoryEstimate {
     /// Adds the memory of the text.
@@ -45,11 +52,20 @@ impl MemoryEstimate {
         }
     }
 
-    /// The peak: while the text is loaded, or while a checkpoint is written, when a step's memory
-    /// is still allocated.
+    /// Adds the memory of reading the log of `steps` steps with the norms of `tensors` tensors.
+    #[must_use]
+    pub fn with_history(self, steps: u64, tensors: usize) -> Self {
+        MemoryEstimate {
+            log: self.log.max(Columns::estimate(steps, tensors)),
+            ..self
+        }
+    }
+
+    /// The peak: while the text is loaded, or while a checkpoint is written or the log is judged,
+    /// when a step's memory is still allocated.
     pub fn total(&self) -> u64 {
         let of_training = [self.parameters, self.gradients, self.moments];
-        let beside = [self.text, self.activations, self.saving];
+        let beside = [self.text, self.activations, self.saving.max(self.log)];
         let parts = of_training.into_iter().chain(beside);
         let training = parts.fold(self.program, u64::saturating_add);
         training.max(self.program.saturating_add(self.loading))
@@ -95,6 +111,7 @@ pub fn estimate_memory(
         program: PROGRAM + if ranks > 1 { CONNECTED } else { 0 },
         loading: 0,
         saving: bytes(largest.unwrap_or(0) as u128),
+        log: Columns::estimate(plan.steps.min(STEPS_JUDGED), parameters.len()),
     }
 }
 
@@ -156,6 +173,7 @@ fn trained_model(parameters: &[ParameterInfo], elements: u128) -> MemoryEstimate
         // A text is loaded after the model.
         loading: bytes(of_model),
         saving: 0,
+        log: 0,
     }
 }
 

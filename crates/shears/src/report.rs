@@ -135,7 +135,7 @@ pub(crate) fn memory_of_each(memory: u64, ranks: usize) -> String {
 /// The memory estimate of training in each of `ranks` processes, on one line.
 pub(crate) fn memory_line(memory: &MemoryEstimate, ranks: usize) -> String {
     format!(
-        "memory: about {} (weights {}, gradients {}, moments {}, activations {}, checkpoints {}, \
+        "memory: about {} (weights {}, gradients {}, moments {}, activations {}, checkpoints {}, log {}, \
          text {}, program {})",
         memory_of_each(memory.total(), ranks),
         bytes(memory.parameters),
@@ -143,6 +143,7 @@ pub(crate) fn memory_line(memory: &MemoryEstimate, ranks: usize) -> String {
         bytes(memory.moments),
         bytes(memory.activations),
         bytes(memory.saving),
+        bytes(memory.log),
         bytes(memory.text),
         bytes(memory.program),
     )

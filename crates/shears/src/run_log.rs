@@ -23,12 +23,16 @@ fn warn_of_damage(log: &Log) {
 /// Bytes between two looks at the clock: some milliseconds.
 const PART: u64 = 1 << 21;
 
-/// As [`read`]; none if it takes longer than `patience`.
-pub(crate) fn read_within(run: &RunFolder, patience: Duration) -> anyhow::Result<Option<Log>> {
+/// As [`read`]; none if it takes longer than `patience`, or has more than `most` steps.
+pub(crate) fn read_within(
+    run: &RunFolder,
+    patience: Duration,
+    most: u64,
+) -> anyhow::Result<Option<Log>> {
     let since = Instant::now();
     let mut log = Log::new(run.events_path());
     while !log.advance(PART)?.complete {
-        if since.elapsed() > patience {
+        if since.elapsed() > patience || log.columns.rows() as u64 > most {
             return Ok(None);
         }
     }
@@ -59,7 +63,7 @@ mod tests {
         let run = RunFolder::open_to_read(folder.path()).unwrap();
         let read = |lines: usize, patience: Duration| {
             fs::write(path("events.jsonl"), format!("{line}\n").repeat(lines)).unwrap();
-            read_within(&run, patience).unwrap().is_some()
+            read_within(&run, patience, u64::MAX).unwrap().is_some()
         };
         assert!(read(1, Duration::ZERO));
         assert!(!read(1_000_000, Duration::ZERO));

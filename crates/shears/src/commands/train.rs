@@ -215,7 +215,11 @@ fn prepare(
     let (plan, corpora) = (job.plan.clone(), &mut job.corpora);
     let vocabulary = plan.vocabulary_of(&corpora.tokenizer);
     let model = model_of(&plan, vocabulary, device);
-    let (batches, memory) = batches_and_memory(&plan, &model, corpora, world.ranks().size())?;
+    let (batches, mut memory) = batches_and_memory(&plan, &model, corpora, world.ranks().size())?;
+    if let Some(checkpoint) = job.checkpoint.as_ref().filter(|_| asked.outside.listens()) {
+        let tensors = parameters(&model).len();
+        memory = memory.with_history(checkpoint.progress.step, tensors);
+    }
     if asked.show == Show::Text {
         introduce(&plan, corpora);
         let described = team
@@ -283,7 +287,7 @@ fn add_listeners(
     trainer: &Trainer<AnyModel>,
     outside: &Outside,
 ) -> anyhow::Result<()> {
-    if !outside.tui && !outside.tensorboard {
+    if !outside.listens() {
         return Ok(());
     }
     let plan = trainer.plan();

@@ -7,7 +7,7 @@ use gradclip::ClipAction;
 use gradclip_judge::statistics::{LATELY, mean, share};
 use gradclip_judge::{TimeFlow, Verdict};
 use shears_run::{Columns, Event, Header, Sample, Subject};
-use shears_train::Plan;
+use shears_train::{Plan, STEPS_JUDGED};
 
 use crate::comparison::smoothed;
 use crate::output::one_line;
@@ -71,12 +71,22 @@ pub(super) struct Picture {
     pub(super) time_flow: Option<TimeFlow>,
 }
 
+/// What is still known of the steps that the columns no longer have.
+#[derive(Debug, Default)]
+struct Forgotten {
+    steps: u64,
+    clipped: u64,
+    skipped: u64,
+}
+
 /// What is known of a run.
 #[derive(Debug, Default)]
 pub(super) struct State {
     subject: Subject,
-    /// Without the norms of single tensors, which would be most of a long run's columns.
+    /// Without the norms of single tensors, which would be most of a long run's columns. Of more
+    /// than [`STEPS_JUDGED`] steps, only the newer.
     pub(super) columns: Columns,
+    forgotten: Forgotten,
     header: Option<Header>,
     /// The norm of each tensor's gradient at the newest step.
     newest_norms: BTreeMap<String, f64>,
@@ -122,6 +132,22 @@ impl State {
             _ => {}
         }
         self.columns.take(event);
+        self.keep(STEPS_JUDGED as usize);
+    }
+
+    /// Forgets the older half of more than `most` steps, and the verdict, which is on the whole run.
+    pub(super) fn keep(&mut self, most: usize) {
+        if self.columns.rows() <= most {
+            return;
+        }
+        let rows = most / 2;
+        let actions = &self.columns.action[..rows];
+        let count = |what| actions.iter().filter(|action| **action == what).count() as u64;
+        self.forgotten.steps += rows as u64;
+        self.forgotten.clipped += count(ClipAction::Clip);
+        self.forgotten.skipped += count(ClipAction::Skip);
+        self.columns.forget(rows);
+        self.verdict = None;
     }
 
     fn step(&self) -> u64 {
@@ -144,6 +170,9 @@ impl State {
         let actions = || columns.action.iter();
         let lately = actions().rev().take(LATELY);
         let skipped = actions().filter(|action| **action == ClipAction::Skip);
+        let forgotten = &self.forgotten;
+        let steps = forgotten.steps + columns.rows() as u64;
+        let all = forgotten.clipped + actions().filter(|action| clipped(action)).count() as u64;
         Picture {
             step: self.step(),
             began_at: self.began_at,
@@ -158,8 +187,11 @@ impl State {
             norm: columns.norm_before.last().copied(),
             threshold: threshold.filter(|threshold| threshold.is_finite()),
             layers: self.layers(),
-            clipped: (share(actions().map(clipped)), share(lately.map(clipped))),
-            skipped: skipped.count() as u64,
+            clipped: (
+                all as f64 / steps.max(1) as f64,
+                share(lately.map(clipped)),
+            ),
+            skipped: forgotten.skipped + skipped.count() as u64,
             verdict: self.verdict.clone(),
             sample: columns.samples.last().cloned(),
             time_flow: columns.time_flows.last().cloned(),
@@ -224,7 +256,7 @@ impl State {
     /// Updates the verdict, if there are enough new steps: judging sorts all norms.
     pub(super) fn judge(&mut self) {
         let enough = self.judged + 1 + self.judged / 50;
-        if self.columns.rows() >= enough {
+        if self.columns.rows() >= enough && self.forgotten.steps == 0 {
             self.verdict = Some(self.columns.judge(&self.subject).verdict);
             self.judged = self.columns.rows();
         }

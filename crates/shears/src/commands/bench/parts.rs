@@ -25,7 +25,7 @@ pub(super) fn train(world: &World, timing: &Timing) -> anyhow::Result<Measured> 
     let ranks = world.ranks().size();
     let mut memory = estimate_memory(plan, &parameters(&model), vocabulary, ranks);
     // No checkpoint is saved.
-    memory.saving = 0;
+    (memory.saving, memory.log) = (0, 0);
     let estimate = memory.total();
     refuse_too_large(estimate, world.local())?;
     let count = plan.batch * (8 * plan.window + 1) + 1;

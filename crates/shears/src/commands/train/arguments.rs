@@ -93,6 +93,11 @@ pub(crate) struct Outside {
 }
 
 impl Outside {
+    /// Whether the run is shown by what begins with its history.
+    pub(crate) fn listens(&self) -> bool {
+        self.tui || self.tensorboard
+    }
+
     /// Fills what was not given as a flag from the config file.
     pub(crate) fn or(mut self, given: &Given) -> Result<Outside, Misuse> {
         for (key, value) in &given.outside {

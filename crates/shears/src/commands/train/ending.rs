@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use shears_run::{EndReason, Subject, quoted};
-use shears_train::{End, Plan, RunFolder, TrainError};
+use shears_train::{End, Plan, RunFolder, STEPS_JUDGED, TrainError};
 
 use super::arguments::Asked;
 use crate::output::{say, wrapped};
@@ -40,19 +41,27 @@ pub(super) fn tell(
         EndReason::Stopped => PATIENCE,
         _ => Duration::MAX,
     };
-    let Some(log) = run_log::read_within(folder, patience)? else {
-        tell_stopped(folder, asked.show, step);
-        return Ok(());
-    };
-    let columns = log.columns;
-    let judgement = columns.judge(&Subject::of(folder.path()));
+    let log = run_log::read_within(folder, patience, STEPS_JUDGED)?;
+    let columns = log.map(|log| log.columns);
+    let judged = columns.as_ref().map(|columns| {
+        let judgement = columns.judge(&Subject::of(folder.path()));
+        (judgement, columns)
+    });
     if asked.show == Show::Json {
-        let line = report::end_line(&judgement, &columns, how, folder.path())?;
+        let line = match &judged {
+            Some((judgement, columns)) => {
+                report::end_line(judgement, columns, how, folder.path())?
+            }
+            None => {
+                let run = folder.path().display().to_string();
+                json!({ "event": "end", "reason": how, "step": step, "run": run })
+            }
+        };
         say!("{line}");
         return Ok(());
     }
     let step = report::count(step);
-    let loss = columns.evaluations.last();
+    let loss = judged.as_ref().and_then(|(_, columns)| columns.evaluations.last());
     let loss = loss.map_or(String::new(), |last| match last.val_loss.is_finite() {
         true => format!(
             "; val loss {:.4} nats per token at step {} ({:.3} {}, perplexity {:.2})",
@@ -85,22 +94,9 @@ pub(super) fn tell(
         None => {}
     }
     say!("");
-    report::say_judgement(&judgement, asked.outside.verbose);
-    Ok(())
-}
-
-/// The end of a stopped run without its verdict, for which its log is too long.
-fn tell_stopped(folder: &RunFolder, show: Show, step: u64) {
-    if show == Show::Json {
-        let run = folder.path().display().to_string();
-        say!(
-            "{}",
-            serde_json::json!({ "event": "end", "reason": "stopped", "step": step, "run": run })
-        );
-        return;
+    match &judged {
+        Some((judgement, _)) => report::say_judgement(judgement, asked.outside.verbose),
+        None => say!("its log is long; for the verdict: {program} inspect {run}"),
     }
-    let step = report::count(step);
-    say!("\nstopped at step {step}; the run is saved");
-    let (program, run) = (report::program(), quoted(folder.path()));
-    say!("its log is long; for the verdict: {program} inspect {run}");
+    Ok(())
 }

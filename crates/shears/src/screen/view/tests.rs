@@ -389,3 +389,19 @@ fn a_policy_that_was_changed_is_judged_from_there_on() {
     state.judge();
     assert_eq!(state.picture().verdict.unwrap().class, Class::TooShort);
 }
+
+#[test]
+fn a_run_beyond_what_is_kept_keeps_its_counts() {
+    let mut state = state();
+    state.judge();
+    assert!(state.picture().verdict.is_some());
+    state.keep(300);
+    assert_eq!(state.columns.rows(), 300);
+    state.keep(200);
+    state.judge();
+    let picture = state.picture();
+    assert_eq!(state.columns.rows(), 200);
+    assert_eq!((picture.step, picture.losses[0].0), (300, 101.0));
+    assert_eq!(picture.clipped.0, 0.2);
+    assert!(picture.verdict.is_none());
+}
