@@ -7,7 +7,7 @@ use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::matmul::{FEW_ROWS, Initial, Packed, product_of_few_rows, transposed_product};
 use crate::operation::{Forward, Operation, call_with_one_output};
-use crate::tensor::{contiguous, is_ours, sizes, values, weight as stored, widened};
+use crate::tensor::{Whole, contiguous, is_ours, sizes, values, weight as stored, widened};
 use crate::transformer::WithBias;
 use crate::vector::sum_columns;
 
@@ -108,11 +108,11 @@ impl Operation<3> for Linear {
 }
 
 /// `x Wᵀ + b` for one row: the logits of the last token.
-pub(crate) fn last_row_product(cpu: Cpu, of: &WithBias<FlexTensor>, x: &[f32]) -> Vec<f32> {
-    let [outputs, _] = sizes(&of.weight);
+pub(crate) fn last_row_product(cpu: Cpu, of: &WithBias<Whole>, x: &[f32]) -> Vec<f32> {
+    let [outputs, _] = of.weight.sizes();
     let mut y = vec![0.0; outputs];
-    let initial = Initial::from(of.bias.as_ref().map(values));
-    let weight = (stored(&of.weight), outputs);
+    let initial = Initial::from(of.bias.as_ref().map(Whole::values));
+    let weight = (of.weight.weight(), outputs);
     product_of_few_rows(cpu, weight, (x, 1), (&mut y, outputs), initial);
     y
 }

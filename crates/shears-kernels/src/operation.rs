@@ -19,7 +19,7 @@ use burn::backend::{
     DispatchTensor, DispatchTensorKind, ExtensionType, Flex, backend_extension,
 };
 
-use crate::tensor::contiguous;
+use crate::tensor::Whole;
 
 /// A function of `N` float tensors with its own backward pass. The implementing type holds its
 /// settings and integer inputs.
@@ -108,10 +108,9 @@ pub(crate) fn unwrap_plain(tensor: DispatchTensor) -> FlexTensor {
     }
 }
 
-/// The contiguous tensor of the CPU device; `None` on another one or within automatic
-/// differentiation.
-pub(crate) fn plain(tensor: DispatchTensor) -> Option<FlexTensor> {
-    is_plain(&tensor).then(|| contiguous(unwrap_plain(tensor)))
+/// The tensor of the CPU device; `None` on another one or within automatic differentiation.
+pub(crate) fn plain(tensor: DispatchTensor) -> Option<Whole> {
+    is_plain(&tensor).then(|| Whole::new(unwrap_plain(tensor)))
 }
 
 fn wrap_plain(tensor: FlexTensor) -> DispatchTensor {

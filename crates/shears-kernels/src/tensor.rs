@@ -51,6 +51,47 @@ pub(crate) fn weight(tensor: &FlexTensor) -> Weight<'_> {
     }
 }
 
+/// A tensor whose storage is its elements in row-major order and nothing else. To see that of a
+/// [`FlexTensor`] takes as long as a product of a small model's token, so decoders look once.
+#[derive(Clone, Debug)]
+pub(crate) struct Whole(FlexTensor);
+
+impl Whole {
+    /// The tensor, copied if it is a view of another one.
+    pub(crate) fn new(tensor: FlexTensor) -> Whole {
+        Whole(tensor.to_contiguous())
+    }
+
+    pub(crate) fn dtype(&self) -> DType {
+        self.0.dtype()
+    }
+
+    pub(crate) fn sizes<const D: usize>(&self) -> [usize; D] {
+        sizes(&self.0)
+    }
+
+    /// The elements of a tensor of type `f32`.
+    pub(crate) fn values(&self) -> &[f32] {
+        self.0.storage()
+    }
+
+    /// The elements in their storage type.
+    pub(crate) fn weight(&self) -> Weight<'_> {
+        match self.dtype() {
+            DType::BF16 => Weight::Bf16(self.0.storage()),
+            _ => Weight::F32(self.values()),
+        }
+    }
+
+    /// In `f32`, for products of many rows.
+    pub(crate) fn widened(self) -> Whole {
+        match self.dtype() {
+            DType::BF16 => Whole::new(widened(self.0)),
+            _ => self,
+        }
+    }
+}
+
 /// The weight in `f32`, for products of many rows.
 pub(crate) fn widened(weight: FlexTensor) -> FlexTensor {
     match weight.dtype() {

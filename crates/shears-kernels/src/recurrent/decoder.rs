@@ -5,7 +5,6 @@
 //! product with a token's embedding is kept for the next time that the token comes.
 
 use burn::backend::DispatchTensor;
-use burn::backend::flex::FlexTensor;
 use burn::tensor::DType;
 
 use super::forward::{Inputs, Shape, input_bias, window};
@@ -16,7 +15,7 @@ use crate::embedding::gather;
 use crate::linear::last_row_product;
 use crate::matmul::{FEW_ROWS, Initial, product_of_few_rows};
 use crate::operation::plain;
-use crate::tensor::{check_tokens, sizes, values, weight, widened};
+use crate::tensor::{Whole, check_tokens};
 use crate::transformer::WithBias;
 
 /// A recurrent model in the middle of one text, whose states it keeps.
@@ -24,18 +23,18 @@ use crate::transformer::WithBias;
 pub struct RecurrentDecoder {
     cell: Cell,
     precision: Precision,
-    embedding: FlexTensor,
+    embedding: Whole,
     layers: Vec<Layer>,
-    output: WithBias<FlexTensor>,
+    output: WithBias<Whole>,
     products: Option<Products>,
 }
 
 #[derive(Debug)]
 struct Layer {
-    weight_ih: FlexTensor,
-    weight_hh: FlexTensor,
-    bias_ih: FlexTensor,
-    bias_hh: FlexTensor,
+    weight_ih: Whole,
+    weight_hh: Whole,
+    bias_ih: Whole,
+    bias_hh: Whole,
     /// `[hidden]`
     hidden: Buffer,
     /// LSTM: `[hidden]`, else empty.
@@ -44,12 +43,12 @@ struct Layer {
 
 impl Layer {
     /// Its parameters, with these matrices.
-    fn slices<'a>(&'a self, [weight_ih, weight_hh]: [&'a FlexTensor; 2]) -> WeightSlices<'a> {
+    fn slices<'a>(&'a self, [weight_ih, weight_hh]: [&'a Whole; 2]) -> WeightSlices<'a> {
         WeightSlices {
-            input: weight(weight_ih),
-            recurrent: weight(weight_hh),
-            input_bias: values(&self.bias_ih),
-            recurrent_bias: values(&self.bias_hh),
+            input: weight_ih.weight(),
+            recurrent: weight_hh.weight(),
+            input_bias: self.bias_ih.values(),
+            recurrent_bias: self.bias_hh.values(),
         }
     }
 }
@@ -88,14 +87,14 @@ impl RecurrentDecoder {
                 hidden: Buffer::zeros(0),
                 cell_state: Buffer::zeros(0),
             };
-            let ([rows, hidden], [inputs, _]) = (sizes(&layer.weight_hh), sizes(&layer.weight_ih));
+            let ([rows, hidden], [inputs, _]) = (layer.weight_hh.sizes(), layer.weight_ih.sizes());
             assert_eq!(rows, cell.gates() * hidden, "rows of the recurrent weights");
             assert_eq!(rows, inputs, "rows of the input weights");
             Some(layer)
         });
         let layers: Vec<Layer> = layers.collect::<Option<_>>()?;
-        let [vocabulary, inputs] = sizes(&embedding);
-        let [width, _] = layers.first().map(|layer| sizes(&layer.weight_ih))?;
+        let [vocabulary, inputs] = embedding.sizes();
+        let [width, _] = layers.first().map(|layer| layer.weight_ih.sizes())?;
         let kept = Self::kept_products(vocabulary, inputs, width);
         let mut decoder = RecurrentDecoder {
             cell,
@@ -126,7 +125,7 @@ impl RecurrentDecoder {
     pub fn restart(&mut self) {
         let is_lstm = self.cell == Cell::Lstm;
         for layer in &mut self.layers {
-            let [_, size] = sizes(&layer.weight_hh);
+            let [_, size] = layer.weight_hh.sizes();
             layer.hidden = Buffer::zeros(size);
             layer.cell_state = Buffer::zeros(if is_lstm { size } else { 0 });
         }
@@ -138,7 +137,7 @@ impl RecurrentDecoder {
     ///
     /// If there is no token, or one is not in the vocabulary.
     pub fn read(&mut self, tokens: &[u32]) -> Vec<f32> {
-        let [vocabulary, mut inputs] = sizes(&self.embedding);
+        let [vocabulary, mut inputs] = self.embedding.sizes();
         check_tokens(tokens, vocabulary);
         let cpu = Cpu::current().with(self.precision);
         let cell = self.cell;
@@ -146,10 +145,10 @@ impl RecurrentDecoder {
         let is_many = tokens.len() > FEW_ROWS;
         let mut x = match &self.products {
             Some(_) => Buffer::zeros(0),
-            None => gather(cpu, values(&self.embedding), inputs, tokens),
+            None => gather(cpu, self.embedding.values(), inputs, tokens),
         };
         for (index, layer) in self.layers.iter_mut().enumerate() {
-            let [_, hidden] = sizes(&layer.weight_hh);
+            let [_, hidden] = layer.weight_hh.sizes();
             let shape = Shape {
                 time: tokens.len(),
                 batch: 1,
@@ -165,7 +164,7 @@ impl RecurrentDecoder {
             };
             // Products of many rows pack `f32` weights.
             let wide =
-                is_many.then(|| [&layer.weight_ih, &layer.weight_hh].map(|w| widened(w.clone())));
+                is_many.then(|| [&layer.weight_ih, &layer.weight_hh].map(|w| w.clone().widened()));
             let [weight_ih, weight_hh] = match &wide {
                 Some([weight_ih, weight_hh]) => [weight_ih, weight_hh],
                 None => [&layer.weight_ih, &layer.weight_hh],
@@ -192,9 +191,9 @@ impl RecurrentDecoder {
         let (Some(products), Some(layer)) = (&mut self.products, self.layers.first()) else {
             return;
         };
-        let [_, inputs] = sizes(&self.embedding);
-        let [width, _] = sizes(&layer.weight_ih);
-        let [_, size] = sizes(&layer.weight_hh);
+        let [_, inputs] = self.embedding.sizes();
+        let [width, _] = layer.weight_ih.sizes();
+        let [_, size] = layer.weight_hh.sizes();
         for &token in tokens {
             let token = token as usize;
             if std::mem::replace(&mut products.known[token], true) {
@@ -202,7 +201,7 @@ impl RecurrentDecoder {
             }
             let weights = layer.slices([&layer.weight_ih, &layer.weight_hh]);
             let bias = input_bias(self.cell, size, weights);
-            let x = &values(&self.embedding)[token * inputs..][..inputs];
+            let x = &self.embedding.values()[token * inputs..][..inputs];
             let row = &mut products.rows[token * width..][..width];
             let initial = Initial::Bias(&bias);
             product_of_few_rows(cpu, (weights.input, width), (x, 1), (row, width), initial);

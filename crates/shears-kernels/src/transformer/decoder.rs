@@ -21,7 +21,7 @@ use crate::embedding::gather;
 use crate::linear::last_row_product;
 use crate::norm::{NormSlices, Normalize};
 use crate::operation::plain;
-use crate::tensor::{check_tokens, sizes, values, weight, widened};
+use crate::tensor::{Whole, check_tokens};
 
 /// The parameters of a Transformer.
 #[derive(Clone, Debug)]
@@ -41,11 +41,11 @@ pub struct TransformerWeights {
 /// A Transformer in the middle of one text, whose keys and values it keeps.
 #[derive(Debug)]
 pub struct TransformerDecoder {
-    embedding: FlexTensor,
-    positions: Option<FlexTensor>,
-    blocks: Vec<BlockOf<FlexTensor>>,
-    norm: WithBias<FlexTensor>,
-    output: WithBias<FlexTensor>,
+    embedding: Whole,
+    positions: Option<Whole>,
+    blocks: Vec<BlockOf<Whole>>,
+    norm: WithBias<Whole>,
+    output: WithBias<Whole>,
     settings: BlockSettings,
     /// The keys and values of each block, `[1, tokens, keys]`; `None` at the start of a text.
     earlier: Vec<Option<[FlexTensor; 2]>>,
@@ -63,7 +63,7 @@ impl TransformerDecoder {
     /// If the shapes do not match.
     pub fn new(weights: TransformerWeights, settings: BlockSettings) -> Option<Self> {
         let embedding = plain(weights.embedding).filter(|table| table.dtype() == DType::F32)?;
-        let [_, hidden] = sizes(&embedding);
+        let [_, hidden] = embedding.sizes();
         let blocks = weights.blocks.into_iter().map(|block| {
             check(hidden, &block, settings);
             block.try_map(plain)
@@ -101,14 +101,14 @@ impl TransformerDecoder {
     /// If there is no token, one is not in the vocabulary, or the text is longer than the table of
     /// positions.
     pub fn read(&mut self, tokens: &[u32]) -> Vec<f32> {
-        let [vocabulary, hidden] = sizes(&self.embedding);
+        let [vocabulary, hidden] = self.embedding.sizes();
         check_tokens(tokens, vocabulary);
         let (start, end) = (self.position, self.position + tokens.len());
         let settings = self.settings;
         let cpu = Cpu::current().with(settings.precision);
-        let mut x = gather(cpu, values(&self.embedding), hidden, tokens);
+        let mut x = gather(cpu, self.embedding.values(), hidden, tokens);
         if let Some(positions) = &self.positions {
-            let rows = &values(positions)[start * hidden..end * hidden];
+            let rows = &positions.values()[start * hidden..end * hidden];
             for (x, position) in x.iter_mut().zip(rows) {
                 *x += position;
             }
@@ -122,14 +122,14 @@ impl TransformerDecoder {
             time: tokens.len(),
         });
         for (parameters, kept) in self.blocks.iter().zip(&mut self.earlier) {
-            let [_, inner] = sizes(&parameters.project.weight);
+            let [_, inner] = parameters.project.weight.sizes();
             let sizes = Sizes::new([1, tokens.len()], [hidden, inner], settings);
-            let wide = (!sizes.is_one_position()).then(|| parameters.clone().map(widened));
+            let wide = (!sizes.is_one_position()).then(|| parameters.clone().map(Whole::widened));
             let block = Block {
                 cpu,
                 sizes,
                 x: &x,
-                weights: wide.as_ref().unwrap_or(parameters).as_ref().map(weight),
+                weights: wide.as_ref().unwrap_or(parameters).as_ref().map(Whole::weight),
                 masks: None,
                 rotation,
             };
@@ -146,8 +146,8 @@ impl TransformerDecoder {
             input: &x[(tokens.len() - 1) * hidden..],
             norm: NormSlices {
                 norm: settings.norm,
-                weight: values(&self.norm.weight),
-                bias: self.norm.bias.as_ref().map(values),
+                weight: self.norm.weight.values(),
+                bias: self.norm.bias.as_ref().map(Whole::values),
             },
             output: &mut last,
         });
