@@ -19,7 +19,7 @@ use burn::backend::{
     DispatchTensor, DispatchTensorKind, ExtensionType, Flex, backend_extension,
 };
 
-use crate::tensor::Whole;
+use crate::tensor::{Whole, contiguous};
 
 /// A function of `N` float tensors with its own backward pass. The implementing type holds its
 /// settings and integer inputs.
