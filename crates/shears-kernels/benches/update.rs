@@ -3,7 +3,7 @@
 
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
-use shears_kernels::{Parameter, UpdateRule, update};
+use shears_kernels::{Adam, Parameter, UpdateRule, update};
 
 fn main() {
     divan::main();
@@ -34,17 +34,30 @@ fn bench(bencher: Bencher<'_, '_>, elements: usize, rule: UpdateRule, weight_dec
     });
 }
 
+const ADAMW: Adam = Adam {
+    lr: 1e-3,
+    beta1: 0.9,
+    beta2: 0.99,
+    epsilon: 1e-8,
+    updates: 10,
+    decoupled: true,
+    lr_factor: 1.0,
+    spike_bound: None,
+    update_bound: None,
+};
+
 #[divan::bench(args = ELEMENTS)]
 fn adamw(bencher: Bencher<'_, '_>, elements: usize) {
-    let rule = UpdateRule::Adam {
-        lr: 1e-3,
-        beta1: 0.9,
-        beta2: 0.99,
-        epsilon: 1e-8,
-        updates: 10,
-        decoupled: true,
+    bench(bencher, elements, UpdateRule::Adam(ADAMW), 0.1);
+}
+
+#[divan::bench(args = ELEMENTS)]
+fn adamw_bounded(bencher: Bencher<'_, '_>, elements: usize) {
+    let adam = Adam {
+        update_bound: Some(1.0),
+        ..ADAMW
     };
-    bench(bencher, elements, rule, 0.1);
+    bench(bencher, elements, UpdateRule::Adam(adam), 0.1);
 }
 
 #[divan::bench(args = ELEMENTS)]

@@ -49,4 +49,4 @@ pub use transformer::{
     BlockOf, BlockSettings, BlockWeights, EMBEDDING_SITE, KeysAndValues, Mlp, TransformerDecoder,
     TransformerWeights, WithBias, transformer_block, transformer_block_plain,
 };
-pub use update::{Parameter, UpdateRule, update};
+pub use update::{Adam, Parameter, UpdateRule, update};

@@ -1,14 +1,18 @@
 //! Optimizer updates in one pass over weight, gradient and moments, in place.
 //!
-//! Each element is read and written once: 28 bytes for Adam. The clipping factor is applied on the
-//! fly, so that the gradients are never written. The operations and their order match the
-//! composition in `shears-train`, in `f32` and without fused multiply-adds, so that both give the
-//! same bits.
+//! Each element is read and written once: 28 bytes for Adam, which makes a second pass only to bound
+//! its update. The clipping factor is applied on the fly, so that the gradients are never written.
+//! The operations and their order match the composition in `shears-train`, in `f32` and without
+//! fused multiply-adds, so that both give the same bits.
+
+mod adam;
 
 use std::sync::{Mutex, PoisonError};
 
 use pulp::{Simd, WithSimd};
 
+pub use self::adam::Adam;
+use self::adam::Part;
 use crate::cpu::Cpu;
 
 /// Elements per work item of a thread.
@@ -43,35 +47,21 @@ pub enum UpdateRule {
         /// Added to the denominator, to avoid division by zero.
         epsilon: f64,
     },
-    /// Adam (Kingma and Ba 2015, algorithm 1), with both moments.
-    Adam {
-        /// The learning rate.
-        lr: f64,
-        /// The decay of the first moment.
-        beta1: f64,
-        /// The decay of the second moment.
-        beta2: f64,
-        /// Added to the denominator, to avoid division by zero.
-        epsilon: f64,
-        /// The number of this update, counted from 1, for the bias correction of the moments.
-        updates: u64,
-        /// AdamW (Loshchilov and Hutter 2019): weight decay multiplies the weight by `1 - lr *
-        /// weight_decay`. Otherwise `weight_decay * w` is added to the gradient.
-        decoupled: bool,
-    },
+    /// Adam or AdamW.
+    Adam(Adam),
 }
 
 impl UpdateRule {
     /// Whether the rule has a first moment.
     #[must_use]
     pub fn has_first_moment(&self) -> bool {
-        matches!(self, UpdateRule::Momentum { .. } | UpdateRule::Adam { .. })
+        matches!(self, UpdateRule::Momentum { .. } | UpdateRule::Adam(_))
     }
 
     /// Whether the rule has a second moment.
     #[must_use]
     pub fn has_second_moment(&self) -> bool {
-        matches!(self, UpdateRule::RmsProp { .. } | UpdateRule::Adam { .. })
+        matches!(self, UpdateRule::RmsProp { .. } | UpdateRule::Adam(_))
     }
 }
 
@@ -105,27 +95,52 @@ pub fn update(rule: &UpdateRule, parameters: Vec<Parameter<'_>>) {
 }
 
 fn update_on(cpu: Cpu, rule: &UpdateRule, parameters: Vec<Parameter<'_>>) {
-    let elements: usize = parameters.iter().map(|p| p.weight.len()).sum();
-    if cpu.threads == 1 || elements <= MAX_FOR_ONE_THREAD {
-        for parameter in parameters {
-            parameter.check(rule);
-            cpu.run(Pass { rule, parameter });
-        }
-        return;
-    }
-    let mut pieces = Vec::with_capacity(parameters.len() + elements / PIECE);
-    for parameter in parameters {
+    let sizes: Vec<usize> = parameters.iter().map(|p| p.weight.len()).collect();
+    let elements: usize = sizes.iter().sum();
+    let cpu = match elements <= MAX_FOR_ONE_THREAD {
+        true => Cpu { threads: 1, ..cpu },
+        false => cpu,
+    };
+    let mut pieces = Vec::with_capacity(sizes.len() + elements / PIECE);
+    for (of, parameter) in parameters.into_iter().enumerate() {
         parameter.check(rule);
-        parameter.split(&mut pieces);
+        parameter.split(of, &mut pieces);
     }
-    let pieces: Vec<_> = pieces.into_iter().map(|p| Mutex::new(Some(p))).collect();
-    cpu.each(pieces.len(), |index| {
-        let piece = &pieces[index];
-        let piece = piece.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(parameter) = piece {
-            cpu.run(Pass { rule, parameter });
-        }
-    });
+    let pieces: Vec<Mutex<Piece<'_>>> = pieces.into_iter().map(Mutex::new).collect();
+    let piece = |index: usize| pieces[index].lock().unwrap_or_else(PoisonError::into_inner);
+    let run = |part: &(dyn Fn(usize) -> Part + Sync)| {
+        cpu.each(pieces.len(), |index| {
+            let piece = &mut *piece(index);
+            let part = part(piece.of);
+            cpu.run(Pass { rule, piece, part });
+        });
+    };
+    let bound = match rule {
+        UpdateRule::Adam(adam) => adam.update_bound,
+        _ => None,
+    };
+    let Some(bound) = bound else {
+        return run(&|_| Part::Whole);
+    };
+    run(&|_| Part::Moments);
+    let mut sums = vec![0.0; sizes.len()];
+    for index in 0..pieces.len() {
+        let piece = piece(index);
+        sums[piece.of] += piece.sum;
+    }
+    let divisors = sums.iter().zip(&sizes);
+    let divisors = divisors.map(|(sum, size)| Adam::divisor(*sum, *size, bound));
+    let divisors: Vec<f32> = divisors.collect();
+    run(&|of| Part::Weights(divisors[of]));
+}
+
+/// A part of a parameter.
+struct Piece<'a> {
+    parameter: Parameter<'a>,
+    /// The position of the parameter among all.
+    of: usize,
+    /// The sum of [`Part::Moments`].
+    sum: f64,
 }
 
 impl<'a> Parameter<'a> {
@@ -138,65 +153,76 @@ impl<'a> Parameter<'a> {
         assert_eq!(second, moment(rule.has_second_moment()), "a second moment");
     }
 
-    /// Splits the parameter into pieces of at most [`PIECE`] elements.
-    fn split(self, pieces: &mut Vec<Parameter<'a>>) {
+    /// Splits parameter number `of` into pieces of at most [`PIECE`] elements.
+    fn split(self, of: usize, pieces: &mut Vec<Piece<'a>>) {
         let mut first = self.first.chunks_mut(PIECE);
         let mut second = self.second.chunks_mut(PIECE);
         let gradients = self.gradient.chunks(PIECE);
         for (weight, gradient) in self.weight.chunks_mut(PIECE).zip(gradients) {
-            pieces.push(Parameter {
+            let parameter = Parameter {
                 weight,
                 gradient,
                 first: first.next().unwrap_or_default(),
                 second: second.next().unwrap_or_default(),
                 ..self
-            });
+            };
+            let sum = 0.0;
+            pieces.push(Piece { parameter, of, sum });
         }
     }
 }
 
 /// One update of one piece, compiled for each instruction set.
-struct Pass<'a> {
+struct Pass<'a, 'b> {
     rule: &'a UpdateRule,
-    parameter: Parameter<'a>,
+    piece: &'a mut Piece<'b>,
+    part: Part,
 }
 
-impl WithSimd for Pass<'_> {
+impl WithSimd for Pass<'_, '_> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Pass { rule, parameter } = self;
-        let decoupled = matches!(rule, UpdateRule::Adam { decoupled, .. } if *decoupled);
+        let Pass { rule, piece, part } = self;
+        let Piece { parameter, sum, .. } = piece;
+        let decoupled = matches!(rule, UpdateRule::Adam(adam) if adam.decoupled);
         let factor = parameter.factor;
         let scaled = |gradient: f32| (f64::from(gradient) * factor) as f32;
-        match parameter.weight_decay {
+        *sum = match parameter.weight_decay {
             decay if decay != 0.0 && !decoupled => {
                 let decay = decay as f32;
-                pass(rule, parameter, |gradient, weight| {
+                pass(rule, part, parameter, |gradient, weight| {
                     scaled(gradient) + weight * decay
-                });
+                })
             }
-            _ => pass(rule, parameter, |gradient, _| scaled(gradient)),
-        }
+            _ => pass(rule, part, parameter, |gradient, _| scaled(gradient)),
+        };
     }
 }
 
 /// `gradient` computes the gradient that the rule uses from the raw gradient and the weight.
+/// Returns the sum of [`Part::Moments`], otherwise zero.
 #[inline(always)]
-fn pass(rule: &UpdateRule, parameter: Parameter<'_>, gradient: impl Fn(f32, f32) -> f32) {
+fn pass(
+    rule: &UpdateRule,
+    part: Part,
+    parameter: &mut Parameter<'_>,
+    gradient: impl Fn(f32, f32) -> f32,
+) -> f64 {
     let Parameter {
         weight,
         gradient: raw,
         first,
         second,
-        weight_decay,
         ..
-    } = parameter;
+    } = &mut *parameter;
+    let elements = weight.iter_mut().zip(*raw);
     match *rule {
+        UpdateRule::Adam(adam) => return adam.pass(part, parameter, gradient),
         UpdateRule::Sgd { lr } => {
             let lr = lr as f32;
-            for (w, &g) in weight.iter_mut().zip(raw) {
+            for (w, &g) in elements {
                 *w -= gradient(g, *w) * lr;
             }
         }
@@ -206,7 +232,7 @@ fn pass(rule: &UpdateRule, parameter: Parameter<'_>, gradient: impl Fn(f32, f32)
             nesterov,
         } => {
             let (lr, momentum) = (lr as f32, momentum as f32);
-            let elements = weight.iter_mut().zip(raw).zip(first);
+            let elements = elements.zip(&mut **first);
             if nesterov {
                 for ((w, &g), m) in elements {
                     let g = gradient(g, *w);
@@ -223,47 +249,23 @@ fn pass(rule: &UpdateRule, parameter: Parameter<'_>, gradient: impl Fn(f32, f32)
         UpdateRule::RmsProp { lr, alpha, epsilon } => {
             let (lr, epsilon) = (lr as f32, epsilon as f32);
             let (alpha, rest) = (alpha as f32, (1.0 - alpha) as f32);
-            for ((w, &g), v) in weight.iter_mut().zip(raw).zip(second) {
+            for ((w, &g), v) in elements.zip(&mut **second) {
                 let g = gradient(g, *w);
                 *v = *v * alpha + g * g * rest;
                 *w -= g / (v.sqrt() + epsilon) * lr;
             }
         }
-        UpdateRule::Adam {
-            lr,
-            beta1,
-            beta2,
-            epsilon,
-            updates,
-            decoupled,
-        } => {
-            let bias1 = 1.0 - beta1.powf(updates as f64);
-            let bias2 = 1.0 - beta2.powf(updates as f64);
-            let (step, root, epsilon) = ((lr / bias1) as f32, bias2.sqrt() as f32, epsilon as f32);
-            let (beta1, rest1) = (beta1 as f32, (1.0 - beta1) as f32);
-            let (beta2, rest2) = (beta2 as f32, (1.0 - beta2) as f32);
-            let shrink = match decoupled {
-                true => (1.0 - lr * weight_decay) as f32,
-                false => 1.0,
-            };
-            let elements = weight.iter_mut().zip(raw).zip(first).zip(second);
-            for (((w, &g), m), v) in elements {
-                let g = gradient(g, *w);
-                *v = *v * beta2 + g * g * rest2;
-                *m = *m * beta1 + g * rest1;
-                *w = *w * shrink - *m / (v.sqrt() / root + epsilon) * step;
-            }
-        }
     }
+    0.0
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Parameter, UpdateRule, update_on};
+    use super::{Adam, Parameter, UpdateRule, update_on};
     use crate::cpu::Cpu;
     use crate::testing::elements;
 
-    const RULES: [UpdateRule; 6] = [
+    const RULES: [UpdateRule; 9] = [
         UpdateRule::Sgd { lr: 0.1 },
         UpdateRule::Momentum {
             lr: 0.1,
@@ -280,23 +282,42 @@ mod tests {
             alpha: 0.99,
             epsilon: 1e-8,
         },
-        UpdateRule::Adam {
-            lr: 0.01,
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-            updates: 1,
-            decoupled: false,
-        },
-        UpdateRule::Adam {
-            lr: 0.01,
-            beta1: 0.9,
+        UpdateRule::Adam(ADAM),
+        UpdateRule::Adam(Adam {
             beta2: 0.99,
-            epsilon: 1e-8,
             updates: 7,
             decoupled: true,
-        },
+            ..ADAM
+        }),
+        UpdateRule::Adam(Adam {
+            spike_bound: Some(1.5),
+            lr_factor: 0.3,
+            ..ADAM
+        }),
+        UpdateRule::Adam(Adam {
+            decoupled: true,
+            spike_bound: Some(2.0),
+            update_bound: Some(0.5),
+            updates: 3,
+            ..ADAM
+        }),
+        UpdateRule::Adam(Adam {
+            update_bound: Some(0.01),
+            ..ADAM
+        }),
     ];
+
+    const ADAM: Adam = Adam {
+        lr: 0.01,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        updates: 1,
+        decoupled: false,
+        lr_factor: 1.0,
+        spike_bound: None,
+        update_bound: None,
+    };
 
     #[derive(Clone)]
     struct Owned {
@@ -350,10 +371,10 @@ mod tests {
     }
 
     /// One element by the formula, in f64: the new weight and the new moments.
-    fn formula(rule: &UpdateRule, of: &Owned, index: usize) -> [f64; 3] {
+    fn formula(rule: &UpdateRule, of: &Owned, index: usize, divisor: f64) -> [f64; 3] {
         let at = |values: &[f32]| values.get(index).map_or(0.0, |value| f64::from(*value));
         let (w, m, v) = (at(&of.weight), at(&of.first), at(&of.second));
-        let decoupled = matches!(rule, UpdateRule::Adam { decoupled, .. } if *decoupled);
+        let decoupled = matches!(rule, UpdateRule::Adam(adam) if adam.decoupled);
         let decay = of.weight_decay;
         let added = if decoupled { 0.0 } else { decay * w };
         let g = at(&of.gradient) * of.factor + added;
@@ -372,22 +393,46 @@ mod tests {
                 let v = alpha * v + (1.0 - alpha) * g * g;
                 [w - lr * g / (v.sqrt() + epsilon), m, v]
             }
-            UpdateRule::Adam {
-                lr,
-                beta1,
-                beta2,
-                epsilon,
-                updates,
-                ..
-            } => {
+            UpdateRule::Adam(adam) => {
+                let Adam { beta1, beta2, .. } = adam;
+                let g = spikes_bounded(&adam, g, v);
                 let m = beta1 * m + (1.0 - beta1) * g;
                 let v = beta2 * v + (1.0 - beta2) * g * g;
-                let m_hat = m / (1.0 - beta1.powi(updates as i32));
-                let v_hat = v / (1.0 - beta2.powi(updates as i32));
-                let shrunk = if decoupled { w * (1.0 - lr * decay) } else { w };
-                [shrunk - lr * m_hat / (v_hat.sqrt() + epsilon), m, v]
+                let m_hat = m / (1.0 - beta1.powi(adam.updates as i32));
+                let v_hat = v / (1.0 - beta2.powi(adam.updates as i32));
+                let decayed = if decoupled { adam.lr * decay } else { 0.0 };
+                let change = adam.lr * adam.lr_factor * m_hat / (v_hat.sqrt() + adam.epsilon);
+                [w * (1.0 - decayed) - change / divisor, m, v]
             }
         }
+    }
+
+    fn spikes_bounded(adam: &Adam, g: f64, v: f64) -> f64 {
+        match adam.spike_bound {
+            Some(bound) if v > 0.0 && g * g > bound * v => g.signum() * (bound * v).sqrt(),
+            _ => g,
+        }
+    }
+
+    /// The divisor of the update of a whole parameter, by the formula.
+    fn divisor(rule: &UpdateRule, of: &Owned) -> f64 {
+        let UpdateRule::Adam(adam) = rule else {
+            return 1.0;
+        };
+        let Some(bound) = adam.update_bound else {
+            return 1.0;
+        };
+        let bias = 1.0 - adam.beta2.powi(adam.updates as i32);
+        let elements = of.weight.iter().zip(&of.gradient).zip(&of.second);
+        let terms = elements.map(|((w, g), v)| {
+            let decay = if adam.decoupled { 0.0 } else { of.weight_decay };
+            let g = f64::from(*g) * of.factor + decay * f64::from(*w);
+            let g = spikes_bounded(adam, g, f64::from(*v));
+            let v = adam.beta2 * f64::from(*v) + (1.0 - adam.beta2) * g * g;
+            g * g / (v / bias).max(f64::from(f32::MIN_POSITIVE))
+        });
+        let mean = terms.sum::<f64>() / of.weight.len().max(1) as f64;
+        (mean.sqrt() / bound).max(1.0)
     }
 
     /// To 1e-6 relative to 1, which bounds the inputs.
@@ -398,8 +443,9 @@ mod tests {
             let mut after = before.clone();
             update_on(Cpu::current(), &rule, borrowed(&mut after));
             for (before, after) in before.iter().zip(&after) {
+                let divisor = divisor(&rule, before);
                 for index in 0..before.weight.len() {
-                    let [w, m, v] = formula(&rule, before, index);
+                    let [w, m, v] = formula(&rule, before, index, divisor);
                     let given = [&after.weight, &after.first, &after.second];
                     for (given, wanted) in given.into_iter().zip([w, m, v]) {
                         let Some(given) = given.get(index) else {

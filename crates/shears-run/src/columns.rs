@@ -118,7 +118,9 @@ impl Tensors {
         for values in &mut self.values {
             values.drain(..rows);
         }
-        self.filled = self.filled.min(self.values.len() * self.values.first().map_or(0, Vec::len));
+        self.filled = self
+            .filled
+            .min(self.values.len() * self.values.first().map_or(0, Vec::len));
     }
 
     fn bytes(&self) -> usize {

@@ -104,6 +104,10 @@ fn a_long_log_is_read_in_little_memory() {
     };
     let estimate = Columns::estimate(STEPS, TENSORS);
     let ratio = (after - before) as f64 / estimate as f64;
-    println!("{} MB before, {} MB after: {ratio:.2} of the estimate", before >> 20, after >> 20);
+    println!(
+        "{} MB before, {} MB after: {ratio:.2} of the estimate",
+        before >> 20,
+        after >> 20
+    );
     assert!((0.8..=1.2).contains(&ratio));
 }

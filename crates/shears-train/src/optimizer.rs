@@ -1,7 +1,8 @@
 //! The optimizers, with PyTorch's formulas and defaults. A step only takes clipped gradients.
 //!
-//! `Rule` composes an update from Burn's operations, for every device and clipping policy. On the
-//! CPU device `in_place` computes the same bits in one pass.
+//! `Rule` composes an update from Burn's operations, for every device. On the CPU device `in_place`
+//! computes it in one pass over memory: the same bits, but for the mean of `update-rms`, which it
+//! sums in `f64`.
 
 mod in_place;
 #[cfg(test)]
@@ -112,11 +113,7 @@ impl Optimizer {
     /// is a clone of the module.
     pub fn step<M: Module>(&mut self, module: M, mut gradients: ClippedGradients, lr: f64) -> M {
         self.updates += 1;
-        let (module, updated) = match self.clipping {
-            None => in_place::update(self, module, &mut gradients, lr),
-            // Rules inside Adam need a whole tensor before changing any of it.
-            Some(_) => (module, HashMap::new()),
-        };
+        let (module, updated) = in_place::update(self, module, &mut gradients, lr);
         self.compose(module, gradients, lr, updated)
     }
 

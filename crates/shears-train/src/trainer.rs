@@ -13,8 +13,8 @@
 //!   and the `ClipReport` of the step. Nothing is multiplied yet.
 //! - Applied: `Optimizer::step` takes each gradient with its factor (`optimizer/in_place.rs`,
 //!   `ClippedGradients::take_with_factor`), and `shears_kernels::update` multiplies while it
-//!   updates the weight. On other devices, and with rules inside Adam, `ClippedGradients::take`
-//!   multiplies, and the update is composed of Burn's operations (`optimizer.rs`, `Rule`).
+//!   updates the weight. On other devices `ClippedGradients::take` multiplies, and the update is
+//!   composed of Burn's operations (`optimizer.rs`, `Rule`).
 //! - Reported: in `StepOutcome::report`, which `train.rs` writes to the log.
 
 mod ranks;

@@ -129,7 +129,11 @@ impl TransformerDecoder {
                 cpu,
                 sizes,
                 x: &x,
-                weights: wide.as_ref().unwrap_or(parameters).as_ref().map(Whole::weight),
+                weights: wide
+                    .as_ref()
+                    .unwrap_or(parameters)
+                    .as_ref()
+                    .map(Whole::weight),
                 masks: None,
                 rotation,
             };

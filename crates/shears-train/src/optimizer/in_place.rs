@@ -5,12 +5,12 @@
 //! factor (`ClippedGradients::take_with_factor`). Then `shears_kernels::update` updates all of them
 //! and applies the factors. Finally the module is mapped again to put them back.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{Tensor, TensorData};
 use gradclip_burn::ClippedGradients;
-use shears_kernels::{Elements, Parameter, UpdateRule};
+use shears_kernels::{Adam, Elements, Parameter, UpdateRule};
 use shears_model::{ParameterMapper, map_parameters};
 
 use super::{Moments, Optimizer, OptimizerKind, OptimizerSettings, Updated};
@@ -43,9 +43,13 @@ pub(super) fn update<M: Module>(
     };
     let module = map_parameters(module, &mut take);
     let mut taken = take.taken;
-    let rule = rule(&optimizer.settings, lr, optimizer.updates);
-    let moments = taken.iter();
-    let moments = moments.map(|taken| Moments::take(&mut optimizer.moments, taken, &rule));
+    let rule = rule(optimizer, lr);
+    let clipping = optimizer.clipping.as_ref();
+    let resets = clipping.is_some_and(|clipping| clipping.resets_moments(optimizer.updates));
+    let moments = taken.iter().map(|taken| {
+        let known = optimizer.moments.remove(&taken.name);
+        Moments::prepare(known.filter(|_| !resets), taken, &rule)
+    });
     let mut moments: Vec<Moments<Elements>> = moments.collect();
     let parameters = taken.iter_mut().zip(&mut moments);
     let parameters = parameters.map(|(taken, moments)| Parameter {
@@ -85,7 +89,11 @@ fn slice_of(moment: &mut Option<Elements>) -> &mut [f32] {
 
 const SAME_TYPE: &str = "the gradient of an f32 parameter is f32";
 
-fn rule(settings: &OptimizerSettings, lr: f64, updates: u64) -> UpdateRule {
+fn rule(optimizer: &Optimizer, lr: f64) -> UpdateRule {
+    let Optimizer {
+        settings, updates, ..
+    } = *optimizer;
+    let clipping = optimizer.clipping.as_ref();
     let epsilon = settings.epsilon;
     match settings.kind {
         OptimizerKind::Sgd => UpdateRule::Sgd { lr },
@@ -99,21 +107,24 @@ fn rule(settings: &OptimizerSettings, lr: f64, updates: u64) -> UpdateRule {
             alpha: settings.alpha,
             epsilon,
         },
-        OptimizerKind::Adam | OptimizerKind::AdamW => UpdateRule::Adam {
+        OptimizerKind::Adam | OptimizerKind::AdamW => UpdateRule::Adam(Adam {
             lr,
             beta1: settings.beta1,
             beta2: settings.beta2,
             epsilon,
             updates,
             decoupled: settings.kind == OptimizerKind::AdamW,
-        },
+            lr_factor: clipping.map_or(1.0, |clipping| clipping.learning_rate_factor(updates)),
+            spike_bound: clipping.and_then(|clipping| clipping.spike_bound(updates)),
+            update_bound: clipping.and_then(|clipping| clipping.update_bound(updates)),
+        }),
     }
 }
 
 impl Moments<Elements> {
-    /// Takes the moments of the rule out of the optimizer, or initialises them to zero.
-    fn take(moments: &mut BTreeMap<String, Moments>, parameter: &Taken, rule: &UpdateRule) -> Self {
-        let known = moments.remove(&parameter.name).unwrap_or_default();
+    /// The moments that the rule has, those that are not known as zeros.
+    fn prepare(known: Option<Moments>, parameter: &Taken, rule: &UpdateRule) -> Self {
+        let known = known.unwrap_or_default();
         let zeros = || Elements::zeros(parameter.weight.as_slice().len());
         let take = |moment: Option<Tensor<1>>| match moment.map(Elements::of) {
             None => zeros(),

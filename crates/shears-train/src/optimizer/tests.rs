@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Distribution, Tensor};
-use gradclip::{ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
+use gradclip::{AdamClipping, ClipPolicy, Clipper, NonFinite, Outcome, Unscaled};
 use gradclip_burn::{ClippedGradients, ModuleGradients};
 use shears_kernels::Elements;
 
@@ -135,6 +135,51 @@ fn in_place_and_composed_updates_have_the_same_bits() {
             assert_eq!(optimizer.updates(), 8);
             // It still trains: every place of every parameter is tracked as before.
             assert!(net.tied.val().is_require_grad() && net.idle.val().is_require_grad());
+        }
+    }
+}
+
+/// SPAM to the bit. The mean of `update-rms` is summed in another precision: to 1e-6 of the largest
+/// element.
+#[test]
+fn rules_inside_adam_agree_with_their_composition() {
+    const STEPS: usize = 50;
+    for kind in [OptimizerKind::Adam, OptimizerKind::AdamW] {
+        for (policy, tolerance) in [
+            ("spam:theta=1.1,reset=25,warmup=4", 0.0),
+            ("global-norm:0.5+update-rms:0.7", 1e-6),
+        ] {
+            let settings = settings(kind, false, 0.1);
+            let clipping = || AdamClipping::of(&policy.parse().unwrap());
+            let mut net = Net::new(&device());
+            let mut other = net.clone();
+            let mut plain = net.clone();
+            let mut optimizer = Optimizer::new(settings, clipping());
+            let mut oracle = Optimizer::new(settings, clipping());
+            let mut unclipped = Optimizer::new(settings, None);
+            for step in 0..STEPS {
+                let gradients = deferred(policy, net.gradients(step));
+                net = optimizer.step(net, gradients, 0.01);
+                let gradients = deferred(policy, other.gradients(step));
+                oracle.updates += 1;
+                other = oracle.compose(other, gradients, 0.01, HashMap::new());
+                let gradients = deferred(policy, plain.gradients(step));
+                plain = unclipped.step(plain, gradients, 0.01);
+            }
+            let (given, wanted) = (elements(&net, &optimizer), elements(&other, &oracle));
+            for ((name, given), (_, wanted)) in given.iter().zip(&wanted) {
+                let largest = wanted
+                    .iter()
+                    .fold(0.0_f32, |most, value| most.max(value.abs()));
+                for (given, wanted) in given.iter().zip(wanted) {
+                    let error = (given - wanted).abs();
+                    assert!(
+                        error <= tolerance * largest,
+                        "{kind}, {policy}, {name}: {given} {wanted}"
+                    );
+                }
+            }
+            assert_ne!(given, elements(&plain, &unclipped), "{policy} does nothing");
         }
     }
 }

@@ -187,10 +187,7 @@ impl State {
             norm: columns.norm_before.last().copied(),
             threshold: threshold.filter(|threshold| threshold.is_finite()),
             layers: self.layers(),
-            clipped: (
-                all as f64 / steps.max(1) as f64,
-                share(lately.map(clipped)),
-            ),
+            clipped: (all as f64 / steps.max(1) as f64, share(lately.map(clipped))),
             skipped: forgotten.skipped + skipped.count() as u64,
             verdict: self.verdict.clone(),
             sample: columns.samples.last().cloned(),

@@ -49,9 +49,7 @@ pub(super) fn tell(
     });
     if asked.show == Show::Json {
         let line = match &judged {
-            Some((judgement, columns)) => {
-                report::end_line(judgement, columns, how, folder.path())?
-            }
+            Some((judgement, columns)) => report::end_line(judgement, columns, how, folder.path())?,
             None => {
                 let run = folder.path().display().to_string();
                 json!({ "event": "end", "reason": how, "step": step, "run": run })
@@ -61,7 +59,9 @@ pub(super) fn tell(
         return Ok(());
     }
     let step = report::count(step);
-    let loss = judged.as_ref().and_then(|(_, columns)| columns.evaluations.last());
+    let loss = judged
+        .as_ref()
+        .and_then(|(_, columns)| columns.evaluations.last());
     let loss = loss.map_or(String::new(), |last| match last.val_loss.is_finite() {
         true => format!(
             "; val loss {:.4} nats per token at step {} ({:.3} {}, perplexity {:.2})",
