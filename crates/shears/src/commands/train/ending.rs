@@ -58,7 +58,6 @@ pub(super) fn tell(
         say!("{line}");
         return Ok(());
     }
-    let step = report::count(step);
     let loss = judged
         .as_ref()
         .and_then(|(_, columns)| columns.evaluations.last());
@@ -73,16 +72,7 @@ pub(super) fn tell(
         ),
         false => format!("; val loss not finite at step {}", last.step),
     });
-    let ended = match how {
-        EndReason::Finished => format!("finished after {step} steps"),
-        EndReason::OutOfPatience => {
-            let patience = plan.patience;
-            format!("stopped at step {step}: {patience} evaluations in a row did not improve")
-        }
-        EndReason::Stopped => format!("stopped at step {step}; the run is saved"),
-        EndReason::Diverged | EndReason::Failed => format!("ended at step {step}"),
-    };
-    say!("\n{}", wrapped(&format!("{ended}{loss}"), 0));
+    say!("\n{}", wrapped(&(ended(how, step, plan) + &loss), 0));
     let (program, run) = (report::program(), quoted(folder.path()));
     match sample {
         Some(Ok(text)) => {
@@ -99,4 +89,17 @@ pub(super) fn tell(
         None => say!("its log is long; for the verdict: {program} inspect {run}"),
     }
     Ok(())
+}
+
+fn ended(how: EndReason, step: u64, plan: &Plan) -> String {
+    let step = report::count(step);
+    match how {
+        EndReason::Finished => format!("finished after {step} steps"),
+        EndReason::OutOfPatience => {
+            let patience = plan.patience;
+            format!("stopped at step {step}: {patience} evaluations in a row did not improve")
+        }
+        EndReason::Stopped => format!("stopped at step {step}; the run is saved"),
+        EndReason::Diverged | EndReason::Failed => format!("ended at step {step}"),
+    }
 }
