@@ -9,6 +9,7 @@ use crate::buffer::Buffer;
 use crate::cpu::Cpu;
 use crate::operation::{Forward, Operation, call_with_one_output};
 use crate::tensor::{contiguous, is_ours, values};
+use crate::vector::update;
 
 /// The formula of a norm, for a row `x`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,7 +94,7 @@ impl NormSlices<'_> {
     pub(crate) fn normalize<S: Simd>(self, simd: S, rows: &[f32], out: &mut [f32]) {
         let width = self.weight.len();
         for (row, out) in rows.chunks_exact(width).zip(out.chunks_exact_mut(width)) {
-            RowMoments::of(simd, self.norm, row).normalize(row, self, out);
+            RowMoments::of(simd, self.norm, row).normalize(simd, row, self, out);
         }
     }
 
@@ -113,7 +114,7 @@ impl NormSlices<'_> {
         let rows = rows.chunks_exact(width).zip(gradient.chunks_exact(width));
         for ((row, gradient), out) in rows.zip(out.chunks_exact_mut(width)) {
             let sums = [&mut *weight_sum, &mut *bias_sum];
-            RowMoments::of(simd, self.norm, row).backward(self, row, gradient, out, sums);
+            RowMoments::of(simd, self.norm, row).backward(simd, self, row, gradient, out, sums);
         }
     }
 }
@@ -150,81 +151,96 @@ impl RowMoments {
 
     /// Normalises the row.
     #[inline(always)]
-    fn normalize(self, row: &[f32], norm: NormSlices<'_>, out: &mut [f32]) {
-        let RowMoments { mean, scale } = self;
-        let rows = out.iter_mut().zip(row).zip(norm.weight);
+    fn normalize<S: Simd>(self, simd: S, row: &[f32], norm: NormSlices<'_>, out: &mut [f32]) {
+        let [mean, scale] = [self.mean, self.scale].map(|value| simd.splat_f32s(value));
+        let normal = |x| simd.mul_f32s(simd.sub_f32s(x, mean), scale);
         match norm.bias {
-            Some(bias) => {
-                for (((out, x), weight), bias) in rows.zip(bias) {
-                    *out = (x - mean) * scale * weight + bias;
-                }
-            }
-            None => {
-                for ((out, x), weight) in rows {
-                    *out = (x - mean) * scale * weight;
-                }
-            }
+            Some(bias) => update(simd, [row, norm.weight, bias], [out], |[x, w, b], _| {
+                [simd.add_f32s(simd.mul_f32s(normal(x), w), b)]
+            }),
+            None => update(simd, [row, norm.weight], [out], |[x, w], _| {
+                [simd.mul_f32s(normal(x), w)]
+            }),
         }
     }
 
     /// Adds the gradient of the row, given the gradient of the norm's output, to `out`, and its
     /// contributions to the gradients of weight and bias to the sums.
     #[inline(always)]
-    fn backward(
+    fn backward<S: Simd>(
         self,
+        simd: S,
         norm: NormSlices<'_>,
         row: &[f32],
         gradient: &[f32],
         out: &mut [f32],
         [weight_sum, bias_sum]: [&mut [f32]; 2],
     ) {
-        let RowMoments { mean, scale } = self;
-        let count = row.len();
-        // Equal lengths remove the bounds checks of the loops below.
-        let (weight, gradient) = (&norm.weight[..count], &gradient[..count]);
-        let (weight_sum, bias_sum) = (&mut weight_sum[..count], &mut bias_sum[..count]);
         // With n = (x - mean) scale and g = gradient weight, the result is scale (g - mean(g) - n
         // mean(g n)), where mean(g) comes from the mean of x.
-        let mut lanes = [[0.0_f32; 16]; 2];
-        let mut add = |lane: usize, k: usize| {
-            let normal = (row[k] - mean) * scale;
-            let g = gradient[k] * weight[k];
-            lanes[0][lane] += g;
-            lanes[1][lane] += g * normal;
-        };
-        let whole = count / 16 * 16;
-        for first in (0..whole).step_by(16) {
-            for lane in 0..16 {
-                add(lane, first + lane);
-            }
-        }
-        for k in whole..count {
-            add(k - whole, k);
-        }
-        let [g_mean, gn_mean] = lanes.map(|lanes| total(&lanes) / count as f32);
+        let [mean, scale] = [self.mean, self.scale].map(|value| simd.splat_f32s(value));
+        let normal = |x| simd.mul_f32s(simd.sub_f32s(x, mean), scale);
+        let given = [row, gradient, norm.weight];
+        let [g_mean, gn_mean] = sums(simd, given, |[x, gradient, weight]| {
+            let g = simd.mul_f32s(gradient, weight);
+            [g, simd.mul_f32s(g, normal(x))]
+        })
+        .map(|sum| sum / row.len() as f32);
         let g_mean = match norm.norm.kind {
             NormKind::Layer => g_mean,
             NormKind::Rms => 0.0,
         };
-        for (k, out) in out[..count].iter_mut().enumerate() {
-            let normal = (row[k] - mean) * scale;
-            *out += scale * (gradient[k] * weight[k] - g_mean - normal * gn_mean);
-            weight_sum[k] += gradient[k] * normal;
-            bias_sum[k] += gradient[k];
-        }
+        let [g_mean, gn_mean] = [g_mean, gn_mean].map(|value| simd.splat_f32s(value));
+        update(
+            simd,
+            given,
+            [out, weight_sum, bias_sum],
+            |[x, gradient, weight], [out, weight_sum, bias_sum]| {
+                let normal = normal(x);
+                let g = simd.sub_f32s(simd.mul_f32s(gradient, weight), g_mean);
+                let g = simd.sub_f32s(g, simd.mul_f32s(normal, gn_mean));
+                [
+                    simd.add_f32s(out, simd.mul_f32s(scale, g)),
+                    simd.add_f32s(weight_sum, simd.mul_f32s(gradient, normal)),
+                    simd.add_f32s(bias_sum, gradient),
+                ]
+            },
+        );
     }
 }
 
-/// Sums 16 elements by halving, as a vector reduction does.
+/// The sums of functions of the elements of rows of equal length. A short last vector is padded
+/// with zeros, of which the functions must be zero.
 #[inline(always)]
-fn total(lanes: &[f32; 16]) -> f32 {
-    let mut lanes = *lanes;
-    for width in [8, 4, 2, 1] {
-        for lane in 0..width {
-            lanes[lane] += lanes[lane + width];
+fn sums<S: Simd, const ROWS: usize, const SUMS: usize>(
+    simd: S,
+    rows: [&[f32]; ROWS],
+    terms: impl Fn([S::f32s; ROWS]) -> [S::f32s; SUMS],
+) -> [f32; SUMS] {
+    let len = rows[0].len();
+    let count = len / S::F32_LANES;
+    let rows = rows.map(|row| &row[..len]);
+    let vectors = rows.map(|row| &S::as_simd_f32s(row).0[..count]);
+    let mut totals = [simd.splat_f32s(0.0); SUMS];
+    for k in 0..count {
+        // Loops instead of closures, so that everything is inlined into one function.
+        let mut now = [simd.splat_f32s(0.0); ROWS];
+        for row in 0..ROWS {
+            now[row] = vectors[row][k];
+        }
+        let terms = terms(now);
+        for sum in 0..SUMS {
+            totals[sum] = simd.add_f32s(totals[sum], terms[sum]);
         }
     }
-    lanes[0]
+    let rest = count * S::F32_LANES;
+    if rest < len {
+        let terms = terms(rows.map(|row| simd.partial_load_f32s(&row[rest..])));
+        for sum in 0..SUMS {
+            totals[sum] = simd.add_f32s(totals[sum], terms[sum]);
+        }
+    }
+    totals.map(|total| simd.reduce_sum_f32s(total))
 }
 
 /// Sums a function of a row's elements, given for vectors and for single elements.
