@@ -42,7 +42,12 @@ pub(super) fn update<M: Module>(
         seen: HashSet::new(),
     };
     let module = map_parameters(module, &mut take);
-    let mut taken = take.taken;
+    let taken = take.taken;
+    (module, apply(optimizer, taken, lr))
+}
+
+/// Updates what was taken out of a module.
+fn apply(optimizer: &mut Optimizer, mut taken: Vec<Taken>, lr: f64) -> HashMap<ParamId, Updated> {
     let rule = rule(optimizer, lr);
     let clipping = optimizer.clipping.as_ref();
     let resets = clipping.is_some_and(|clipping| clipping.resets_moments(optimizer.updates));
@@ -77,7 +82,7 @@ pub(super) fn update<M: Module>(
         };
         updated.insert(taken.id, value);
     }
-    (module, updated)
+    updated
 }
 
 fn slice_of(moment: &mut Option<Elements>) -> &mut [f32] {
