@@ -73,10 +73,10 @@ impl MemoryEstimate {
 }
 
 /// The program in bytes, without a model.
-const PROGRAM: u64 = 17_000_000 + shears_parallel::MEMORY;
+const PROGRAM: u64 = 20_500_000 + shears_parallel::MEMORY;
 
 /// The same for programs that do not train.
-const READER: u64 = 12_000_000 + shears_parallel::MEMORY;
+const READER: u64 = 15_500_000 + shears_parallel::MEMORY;
 
 /// What MPI takes in addition in each of several processes.
 const CONNECTED: u64 = 9_000_000;
