@@ -222,6 +222,7 @@ fn sums<S: Simd, const ROWS: usize, const SUMS: usize>(
     let rows = rows.map(|row| &row[..len]);
     let vectors = rows.map(|row| &S::as_simd_f32s(row).0[..count]);
     let mut totals = [simd.splat_f32s(0.0); SUMS];
+    #[expect(clippy::needless_range_loop, reason = "one index into all rows")]
     for k in 0..count {
         // Loops instead of closures, so that everything is inlined into one function.
         let mut now = [simd.splat_f32s(0.0); ROWS];
