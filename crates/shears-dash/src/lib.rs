@@ -198,6 +198,7 @@ pub fn serve(
     .map_err(|_| DashError::NoThreads)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
+        .max_blocking_threads(turns::AT_ONCE)
         // The thread that is started below stays.
         .thread_keep_alive(Duration::MAX)
         .enable_all()

@@ -3,10 +3,10 @@
 use tokio::sync::Semaphore;
 use tokio::task::{JoinError, spawn_blocking};
 
-/// The answers that are computed at the same time. Each may need memory in proportion to a log, and
-/// a thread of its own keeps for itself what it has freed: two hundred readers of a log of 200 MB
-/// took 600 MB.
-const AT_ONCE: usize = 4;
+/// The answers that are computed at the same time, and the threads for them. Each may need memory in
+/// proportion to a log, and each thread's part of the heap keeps what was freed there: two hundred
+/// readers of a log of 200 MB took 600 MB.
+pub(crate) const AT_ONCE: usize = 4;
 
 /// Runs `work`, which reads files, on a thread that may block, once it is its turn. A reader who
 /// has gone loses its place.
