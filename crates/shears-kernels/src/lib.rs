@@ -30,7 +30,7 @@ mod transformer;
 mod update;
 mod vector;
 
-pub use allocator::Allocator;
+pub use allocator::{Allocator, return_freed_blocks};
 pub use buffer::{filled, written};
 pub use cpu::{Bf16Unit, Precision, instructions};
 pub use dropout::{Dropout, DropoutKey, dropout, dropout_plain};

@@ -43,6 +43,8 @@ pub(crate) struct DashArguments {
 pub(crate) fn run(arguments: &DashArguments) -> anyhow::Result<ExitCode> {
     let DashArguments { folder, host, .. } = arguments;
     let host = *host;
+    // Answers and judgements of long logs would add up in the heaps of its threads.
+    shears_kernels::return_freed_blocks();
     let mut presets = BTreeMap::new();
     for preset in Preset::ALL {
         presets.insert(preset.to_string(), preset.plan().complete());
