@@ -8,6 +8,7 @@
 //! 128-bit vectors. The last bits of results depend on that choice, but never on the number of
 //! threads.
 
+mod abandon;
 mod allocator;
 mod attention;
 mod buffer;
@@ -30,6 +31,7 @@ mod transformer;
 mod update;
 mod vector;
 
+pub use abandon::unless;
 pub use allocator::{Allocator, return_freed_blocks};
 pub use buffer::{filled, written};
 pub use cpu::{Bf16Unit, Precision, instructions};

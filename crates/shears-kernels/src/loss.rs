@@ -8,7 +8,7 @@
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::{Int, Tensor, activation::log_softmax};
+use burn::tensor::{Int, Shape, Tensor, activation::log_softmax};
 
 use crate::buffer::Buffer;
 use crate::cpu::{Cpu, Precision};
@@ -75,6 +75,10 @@ struct OutputLoss {
 impl Operation<3> for OutputLoss {
     /// The gradients of hidden states, weight and bias, for a loss gradient of 1.
     type Saved = [FlexTensor; 3];
+
+    fn shapes(&self, _inputs: &[FlexTensor; 3]) -> Option<Vec<Shape>> {
+        Some(vec![Shape::new([1])])
+    }
 
     fn forward(self, inputs: [FlexTensor; 3], needs_backward: bool) -> Forward<Self::Saved> {
         let [hidden, weight, bias] = inputs.map(contiguous);

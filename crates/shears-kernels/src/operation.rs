@@ -18,7 +18,10 @@ use burn::backend::{
     Autodiff, AutodiffBackend, Backend, BackendTensor, Dispatch, DispatchAutodiffContext,
     DispatchTensor, DispatchTensorKind, ExtensionType, Flex, backend_extension,
 };
+use burn::tensor::Shape;
 
+use crate::abandon::is_abandoned;
+use crate::buffer::Buffer;
 use crate::tensor::{Whole, contiguous};
 
 /// A function of `N` float tensors with its own backward pass. The implementing type holds its
@@ -26,6 +29,11 @@ use crate::tensor::{Whole, contiguous};
 pub(crate) trait Operation<const N: usize>: Send + 'static {
     /// What the backward pass needs.
     type Saved: Send + 'static;
+
+    /// The shapes of the output and the constants, for operations that take long.
+    fn shapes(&self, _inputs: &[FlexTensor; N]) -> Option<Vec<Shape>> {
+        None
+    }
 
     /// Computes the outputs. The inputs may be non-contiguous.
     fn forward(self, inputs: [FlexTensor; N], needs_backward: bool) -> Forward<Self::Saved>;
@@ -151,18 +159,41 @@ impl<C: CheckpointStrategy> OperationBackend for Autodiff<Flex, C> {
         let node = Node::<O, N>(PhantomData);
         let (output, constants) = match node.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let found = operation.forward(inputs, true);
-                let saved = Saved(Arc::new(Mutex::new(found.saved)));
+                let shapes = inputs.each_ref().map(|input| input.layout().shape().clone());
+                let found = forward(operation, inputs, true);
+                let saved = Saved(Arc::new((shapes, Mutex::new(found.saved))));
                 (prepared.finish(saved, found.output), found.constants)
             }
             OpsKind::UnTracked(prepared) => {
-                let found = operation.forward(inputs, false);
+                let found = forward(operation, inputs, false);
                 (prepared.finish(found.output), found.constants)
             }
         };
         let constants = constants.into_iter().map(Self::from_inner);
         std::iter::once(output).chain(constants).collect()
     }
+}
+
+/// The forward pass; zeros for one that takes long, if the work is abandoned.
+fn forward<O: Operation<N>, const N: usize>(
+    operation: O,
+    inputs: [FlexTensor; N],
+    needs_backward: bool,
+) -> Forward<O::Saved> {
+    let abandoned = is_abandoned().then(|| operation.shapes(&inputs)).flatten();
+    let mut zeros = abandoned.into_iter().flatten().map(zeros);
+    match zeros.next() {
+        Some(output) => Forward {
+            output,
+            constants: zeros.collect(),
+            saved: None,
+        },
+        None => operation.forward(inputs, needs_backward),
+    }
+}
+
+fn zeros(shape: Shape) -> FlexTensor {
+    Buffer::zeros(shape.num_elements()).into_tensor(shape)
 }
 
 fn array<T, const N: usize>(items: Vec<T>) -> [T; N] {
@@ -174,11 +205,12 @@ fn array<T, const N: usize>(items: Vec<T>) -> [T; N] {
 /// An operation in the graph of automatic differentiation.
 struct Node<O, const N: usize>(PhantomData<O>);
 
-/// What the backward pass needs, which it takes in order to reuse the memory.
-struct Saved<S>(Arc<Mutex<Option<S>>>);
+/// The shapes of the inputs, and what the backward pass needs, which it takes in order to reuse the
+/// memory.
+struct Saved<S, const N: usize>(Arc<([Shape; N], Mutex<Option<S>>)>);
 
 impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O, N> {
-    type State = Saved<O::Saved>;
+    type State = Saved<O::Saved, N>;
 
     fn backward(
         self,
@@ -187,11 +219,16 @@ impl<O: Operation<N>, const N: usize> Backward<Flex, N> for Node<O, N> {
         _checkpointer: &mut Checkpointer,
     ) {
         let gradient = contiguous(gradients.consume::<Flex>(&ops.node));
-        let saved = ops.state.0.lock();
-        let saved = saved.unwrap_or_else(PoisonError::into_inner).take();
-        let saved = saved.expect("a graph is differentiated once");
-        let wanted = ops.parents.each_ref().map(Option::is_some);
-        let found = O::backward(saved, gradient, wanted);
+        let (shapes, saved) = &*ops.state.0;
+        let saved = saved.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let found = match is_abandoned() {
+            true => shapes.clone().map(|shape| Some(zeros(shape))),
+            false => {
+                let saved = saved.expect("a graph is differentiated once");
+                let wanted = ops.parents.each_ref().map(Option::is_some);
+                O::backward(saved, gradient, wanted)
+            }
+        };
         for (parent, gradient) in ops.parents.into_iter().zip(found) {
             if let (Some(parent), Some(gradient)) = (parent, gradient) {
                 gradients.register::<Flex>(parent.id, gradient);
@@ -206,13 +243,13 @@ impl<O, const N: usize> fmt::Debug for Node<O, N> {
     }
 }
 
-impl<S> Clone for Saved<S> {
+impl<S, const N: usize> Clone for Saved<S, N> {
     fn clone(&self) -> Self {
         Saved(self.0.clone())
     }
 }
 
-impl<S> fmt::Debug for Saved<S> {
+impl<S, const N: usize> fmt::Debug for Saved<S, N> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Saved")
     }

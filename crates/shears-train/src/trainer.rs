@@ -196,8 +196,9 @@ impl<M: LanguageModel> Trainer<M> {
         Ok(outcome.expect("nothing stops it"))
     }
 
-    /// [`Trainer::step`], but `None` if `stops` before one of its micro-batches. Then nothing has
-    /// changed: the same step can be taken later, with the same bits.
+    /// [`Trainer::step`], but `None` if `stops` during its micro-batches, which is asked before each
+    /// pass of a layer. Then nothing has changed: the same step can be taken later, with the same
+    /// bits.
     ///
     /// With several ranks, `stops` is ignored: they decide together, in an exchange, and the first
     /// exchange of a step comes after its micro-batches.
@@ -283,7 +284,7 @@ impl<M: LanguageModel> Trainer<M> {
     }
 
     /// The summed loss and gradients of the step's micro-batches, and the state after them; `None`
-    /// if it was stopped before one of them. Each group of rows is computed separately, and the
+    /// if it was stopped meanwhile. Each group of rows is computed separately, and the
     /// groups are summed as a tree.
     fn accumulate(
         &self,
@@ -324,9 +325,6 @@ impl<M: LanguageModel> Trainer<M> {
         let mut total_loss = 0.0;
         let mut sum: Option<Accumulated<ModuleGradients>> = None;
         for micro in 0..micro_batches {
-            if self.stops_alone(stops) {
-                return Ok(None);
-            }
             let index = self.progress.step * micro_batches + micro;
             let batch = rows_of(self.batches.at(index), rows);
             if batch.starts_stream {
@@ -341,7 +339,10 @@ impl<M: LanguageModel> Trainer<M> {
             let (inputs, targets) = to_tensors(&batch, &self.device);
 
             let forward_started = Instant::now();
-            let (loss, after) = self.model().loss(inputs, targets, carried);
+            let forward = || self.model().loss(inputs, targets, carried);
+            let Some((loss, after)) = self.unless(stops, forward) else {
+                return Ok(None);
+            };
             let mean = loss.clone().into_data();
             let mean = mean.iter::<f32>().next().unwrap_or(f32::NAN);
             total_loss += f64::from(mean) * terms as f64;
@@ -353,7 +354,10 @@ impl<M: LanguageModel> Trainer<M> {
                 1 => loss,
                 terms => loss * terms as f64,
             };
-            let gradients = ModuleGradients::collect(loss.backward(), self.model(), policy)?;
+            let Some(gradients) = self.unless(stops, || loss.backward()) else {
+                return Ok(None);
+            };
+            let gradients = ModuleGradients::collect(gradients, self.model(), policy)?;
             let gradients = Accumulated::from_sum(gradients, terms);
             match &mut sum {
                 Some(sum) => sum.merge(gradients),
@@ -375,6 +379,11 @@ impl<M: LanguageModel> Trainer<M> {
     /// Whether to stop, where only a single rank may decide so.
     fn stops_alone(&self, stops: &dyn Fn() -> bool) -> bool {
         self.ranks.size() == 1 && stops()
+    }
+
+    /// Does the work, unless it is stopped meanwhile.
+    fn unless<T>(&self, stops: &dyn Fn() -> bool, work: impl FnOnce() -> T) -> Option<T> {
+        shears_kernels::unless(&|| self.stops_alone(stops), work)
     }
 
     /// The carried state of some of this rank's rows.

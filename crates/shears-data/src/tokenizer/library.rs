@@ -65,7 +65,8 @@ pub(crate) fn train_bpe(size: usize, text: &str) -> Result<String, String> {
 impl Library {
     pub(crate) fn load(json: &str, value: &Value) -> Result<Self, String> {
         let inner = guarded(|| {
-            let mut inner = tokenizers::Tokenizer::from_bytes(json)?;
+            // Unlike `from_bytes`, this is compiled once, in the library.
+            let mut inner: tokenizers::Tokenizer = json.parse()?;
             // A maximum length would silently drop the rest of the text.
             inner.with_truncation(None)?;
             inner.with_padding(None);

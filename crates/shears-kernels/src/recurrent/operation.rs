@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::backend::Flex;
 use burn::backend::flex::FlexTensor;
 use burn::backend::ops::FloatTensorOps;
-use burn::tensor::Tensor;
+use burn::tensor::{Shape as TensorShape, Tensor};
 
 use super::backward::{OutputGradients, backward};
 use super::forward::{Shape, Window, forward};
@@ -230,6 +230,13 @@ struct Saved {
 
 impl Operation<7> for Layer {
     type Saved = Saved;
+
+    fn shapes(&self, inputs: &[FlexTensor; 7]) -> Option<Vec<TensorShape>> {
+        let ([time, batch], [_, hidden]) = (self.window, sizes(&inputs[2]));
+        let mut all = vec![TensorShape::new([1, batch, hidden]); 1 + self.cell.carries().len()];
+        all[0] = TensorShape::new([time, batch, hidden]);
+        Some(all)
+    }
 
     fn forward(self, inputs: [FlexTensor; 7], needs_backward: bool) -> Forward<Saved> {
         let call = Call::new(self, inputs);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use burn::backend::flex::FlexTensor;
 use burn::backend::{Flex, TensorMetadata};
-use burn::tensor::Tensor;
+use burn::tensor::{Shape, Tensor};
 
 use super::backward::backward;
 use super::cached::forward_cached;
@@ -206,6 +206,12 @@ struct BlockOperation(BlockSettings);
 impl Operation<13> for BlockOperation {
     /// The call, queries, keys and values, and what else the backward pass needs.
     type Saved = (Call, FlexTensor, Saved);
+
+    fn shapes(&self, inputs: &[FlexTensor; 13]) -> Option<Vec<Shape>> {
+        let output @ [batch, time, hidden] = sizes(&inputs[0]);
+        let keys = [batch, time, hidden / self.0.heads * self.0.kv_heads];
+        Some([output, keys, keys].map(Shape::new).into())
+    }
 
     fn forward(
         self,
