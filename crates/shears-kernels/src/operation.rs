@@ -159,7 +159,9 @@ impl<C: CheckpointStrategy> OperationBackend for Autodiff<Flex, C> {
         let node = Node::<O, N>(PhantomData);
         let (output, constants) = match node.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let shapes = inputs.each_ref().map(|input| input.layout().shape().clone());
+                let shapes = inputs
+                    .each_ref()
+                    .map(|input| input.layout().shape().clone());
                 let found = forward(operation, inputs, true);
                 let saved = Saved(Arc::new((shapes, Mutex::new(found.saved))));
                 (prepared.finish(saved, found.output), found.constants)
