@@ -28,6 +28,9 @@ const ENOUGH_STEPS: u64 = 200;
 const FALLS_BELOW_TIMES: f64 = 0.98;
 /// A validation loss has turned if it ended above this many times the lowest.
 const TURNED_ABOVE_TIMES: f64 = 1.05;
+/// A loss is far above its start above this many times it, if it is so in this share of the steps.
+const FAR_ABOVE_TIMES: f64 = 1.5;
+const FAR_ABOVE_SHARE: f64 = 0.05;
 /// A search for a lower learning rate starts no higher than this.
 const HIGHEST_RATE: f64 = 10.0;
 
@@ -46,6 +49,7 @@ impl Next {
         let at_best = turned_after(run).filter(|_| !lost);
         let at_other_rate = run.lr.filter(|_| !lost && !still_falls(run));
         let at_higher_rate = at_other_rate.filter(|_| has_room(run));
+        let raised = ten_times(run, numbers);
         let next = match class {
             Class::TooShort => Next::steps(ENOUGH_STEPS),
             _ if advised.is_some() => Next {
@@ -59,9 +63,13 @@ impl Next {
             }
             // So short are its steps that the loss has hardly moved.
             _ if at_higher_rate.is_some() => Next::rate(at_higher_rate?, 10.0),
-            _ if ended_above_its_start(run) && !lost => Next::rate(run.lr?.min(HIGHEST_RATE), 0.1),
-            // After that step the model only memorised its text.
-            _ if at_best.is_some() => Next::steps(at_best?),
+            _ if !lost && (ended_above_its_start(run) || was_far_above_its_start(run)) => {
+                Next::rate(run.lr?.min(HIGHEST_RATE), 0.1)
+            }
+            // After that step the model only memorised its text. At a rate that does not depend on
+            // the number of steps, fewer repeat the run up to the best checkpoint, which it has.
+            _ if at_best.is_some() && run.scheduled => Next::steps(at_best?),
+            _ if at_best.is_some() && at_other_rate.is_none() => return None,
             // More or longer steps at this rate lead nowhere.
             _ if at_other_rate.is_some() => Next::rate(at_other_rate?.min(HIGHEST_RATE), 0.3),
             // Ordinary steps were skipped, and not just a few.
@@ -70,6 +78,8 @@ impl Next {
             {
                 Next::clip("none")
             }
+            // Ten times the threshold still cuts, where the median gradient was cut to less.
+            Class::SecondLearningRate if raised.is_some() => Next::clip(&raised?),
             // For a run that was held back, twice the threshold at half the rate repeats the same
             // run, and nobody knows what it does at the same rate. What remains to find out is how
             // far the run goes.
@@ -136,6 +146,24 @@ fn ended_above_its_start(run: &Run<'_>) -> bool {
     let last = run.steps.iter().rev().find_map(|step| step.loss);
     let last = run.val_loss.or(last);
     matches!((first, last), (Some(first), Some(last)) if last > first)
+}
+
+/// Whether the loss was far above its start for a while, although it came back.
+fn was_far_above_its_start(run: &Run<'_>) -> bool {
+    let losses = run.steps.iter().filter_map(|step| step.loss);
+    let first = run.first_loss.or(losses.clone().next());
+    let far = losses.filter(|loss| first.is_some_and(|first| *loss > FAR_ABOVE_TIMES * first));
+    far.count() as f64 > FAR_ABOVE_SHARE * run.steps.len() as f64
+}
+
+/// The policy with ten times the threshold, if it cut the median gradient to less than a tenth,
+/// steps are as long as their gradients, and these are so short that weights hardly change.
+fn ten_times(run: &Run<'_>, numbers: &Numbers) -> Option<String> {
+    let is_short = numbers.left.is_some_and(|(median, _)| median < 0.1);
+    let own = run.policy.to_string();
+    let threshold: f64 = own.strip_prefix("global-norm:")?.parse().ok()?;
+    let policy = format!("global-norm:{}", two_digits(10.0 * threshold));
+    (is_short && !run.adaptive && has_room(run)).then_some(policy)
 }
 
 /// The step after which the validation loss only rose, if it did.

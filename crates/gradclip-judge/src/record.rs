@@ -113,6 +113,8 @@ pub struct Run<'a> {
     /// Gradients that are all shortened, or clamped element by element, then give steps as long as
     /// before.
     pub adaptive: bool,
+    /// Whether the learning rate depends on the number of steps that the run is to take.
+    pub scheduled: bool,
     /// Whether the run ended because something was not finite.
     pub diverged: bool,
     /// The last validation loss; NaN if it was not finite.
@@ -137,6 +139,7 @@ impl<'a> Run<'a> {
             first_loss: None,
             lr: None,
             adaptive: false,
+            scheduled: false,
             diverged: false,
             val_loss: None,
             best_val_loss: None,

@@ -72,6 +72,12 @@ impl TimeFlow {
         let Some(ratio) = self.far_to_near() else {
             return (Finding::None, "none flows back in time".to_owned());
         };
+        if window == 1 {
+            return (
+                Finding::Reach,
+                "one token back, as far as the window shows".to_owned(),
+            );
+        }
         let as_large = || {
             format!(
                 "{window} tokens back they are {} times as large as one token back",
@@ -176,7 +182,11 @@ mod tests {
         assert_eq!(flow(&[1.0, 1e4, 5.0]).reach(), None);
         let broken = flow(&[f64::INFINITY, f64::INFINITY]).to_string();
         assert_eq!(broken, "gradients through time are not finite at step 1");
-        assert!(flow(&[2.0]).to_string().contains("are 1 times"));
+        assert!(
+            flow(&[2.0])
+                .to_string()
+                .contains("as far as the window shows")
+        );
         // The short form is part of the long one.
         for flow in [vanishing, exploding, flow(&[1.0, 0.5, 0.2])] {
             let short = flow.short();

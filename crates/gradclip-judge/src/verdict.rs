@@ -94,6 +94,9 @@ impl fmt::Display for Verdict {
     }
 }
 
+/// A factor that so many of the gradients have is constant for an optimizer.
+const LASTING_SHARE: f64 = 0.9;
+
 /// The sentence starts with the words of the class.
 fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death>) -> String {
     let words = match class {
@@ -108,8 +111,9 @@ fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death
         },
         Class::TooShort if numbers.steps == 0 => "no step was taken".to_owned(),
         Class::TooShort => format!(
-            "{} are too few to judge clipping; a verdict needs {FEWEST_STEPS}",
-            of_steps(numbers.steps)
+            "{} {} too few to judge clipping; a verdict needs {FEWEST_STEPS}",
+            of_steps(numbers.steps),
+            if numbers.steps == 1 { "is" } else { "are" }
         ),
     };
     format!("{}: {words}", class.words())
@@ -165,7 +169,11 @@ fn idle(run: &Run<'_>, numbers: &Numbers) -> String {
     let since = since.map_or(String::new(), |since| {
         format!(", in force from step {} on,", since.step)
     });
-    let what = match (numbers.threshold.filter(|_| numbers.fixed), run.policy) {
+    // The threshold of another rule cannot be compared with the norm beside it.
+    let fixed = numbers
+        .threshold
+        .filter(|_| numbers.fixed && goes_by_norm_of_all(run.policy));
+    let what = match (fixed, run.policy) {
         (Some(threshold), _) => format!("the threshold {} was", significant(threshold)),
         (None, policy) => format!("the limits of `{policy}`{since} were"),
     };
@@ -185,9 +193,10 @@ fn still_filling(rule: &WarmUp<'_>) -> String {
     )
 }
 
-/// `the threshold 5`, or `the policy` if the threshold changes.
+/// `the threshold 5`, or `the policy` if the threshold changes, or if another rule did all of it.
 fn the_threshold(numbers: &Numbers) -> String {
-    match numbers.threshold.filter(|_| numbers.fixed) {
+    let only_skipped = numbers.clipped == 0 && numbers.outliers > 0;
+    match numbers.threshold.filter(|_| numbers.fixed && !only_skipped) {
         Some(threshold) => format!("the threshold {}", significant(threshold)),
         None => "the policy".to_owned(),
     }
@@ -289,9 +298,14 @@ fn second_learning_rate(run: &Run<'_>, numbers: &Numbers) -> String {
     };
     let what = the_threshold(numbers);
     if run.adaptive {
+        // The moments of the optimizer remember gradients from before a change.
+        let lasts = numbers.engaged_share() > LASTING_SHARE && numbers.fixed;
+        let so = match lasts {
+            true => "divides that out again, so these steps are no shorter",
+            false => "divides out again only what lasts, so these steps may be shorter",
+        };
         return format!(
-            "{what} sets the length of the gradient of {which}: {cut}; the optimizer divides that \
-             out again, so these steps are no shorter"
+            "{what} sets the length of the gradient of {which}: {cut}; the optimizer {so}"
         );
     }
     format!("{what} sets the length of {which}, as a learning rate does: {cut}")

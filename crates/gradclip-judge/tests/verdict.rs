@@ -295,6 +295,20 @@ fn adaptive_optimizers_are_not_called_throttled() {
         assert!(verdict.sentence.contains("no shorter"), "{verdict}");
         assert!(!verdict.to_string().contains("held back"), "{verdict}");
     }
+    // Its moments remember the gradients from before a threshold fell.
+    let policy = policy("global-norm:1..0.1@200");
+    let fallen = (1..=300).map(|number| match number {
+        ..=150 => step(number, 0.9, Some(1.0)),
+        _ => step(number, 0.9, Some(0.1)),
+    });
+    let mut run = Run::new(&policy, fallen);
+    run.adaptive = true;
+    let verdict = judge(&run).verdict;
+    assert_eq!(verdict.class, Class::SecondLearningRate);
+    assert!(
+        verdict.sentence.ends_with("so these steps may be shorter"),
+        "{verdict}"
+    );
 }
 
 /// A threshold that moves is named where it cut: at the end it may be above all norms.
@@ -605,7 +619,30 @@ fn overfitting_suggests_stopping_at_the_lowest_validation_loss() {
     run.val_loss = Some(2.1);
     assert_eq!(next(&run).as_deref(), Some("--steps 800"));
     run.val_loss = Some(2.11);
+    // At a constant rate that would be the run again, up to the checkpoint that it has.
+    assert_eq!(next(&run), None);
+    run.scheduled = true;
     assert_eq!(next(&run).as_deref(), Some("--steps 150"));
+}
+
+/// A loss that comes back from far above its start went there at too high a rate.
+#[test]
+fn a_loss_that_was_far_above_its_start_asks_for_a_lower_rate() {
+    let policy = policy("global-norm:5");
+    let next = |high: u64| {
+        let steps = (1..=300).map(|number| StepRecord {
+            loss: Some(match (101..101 + high).contains(&number) {
+                true => 1.6 * falling(1),
+                false => falling(number),
+            }),
+            ..step(number, 1.0, Some(5.0))
+        });
+        let mut run = Run::new(&policy, steps);
+        run.lr = Some(1.0);
+        judge(&run).verdict.next.map(|next| next.to_string())
+    };
+    assert_eq!(next(15).as_deref(), Some("--steps 600"));
+    assert_eq!(next(16).as_deref(), Some("--lr 0.1"));
 }
 
 #[test]

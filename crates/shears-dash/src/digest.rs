@@ -53,7 +53,7 @@ impl Digest {
             lr: rate(columns),
             norms,
             thresholds,
-            damage: log.damage.clone(),
+            damage: log.problem(),
             cost: made.elapsed(),
             made,
         }

@@ -88,10 +88,7 @@ pub enum DashError {
     #[error("there is no folder {}; `shears train` makes one for its runs", .0.display())]
     NoFolder(PathBuf),
     /// Listening on the port failed.
-    #[error(
-        "cannot listen on {address}: {}; --port 0 takes any free port",
-        listen_problem(source)
-    )]
+    #[error("cannot listen on {address}: {}", listen_problem(source))]
     Listen {
         /// The requested address.
         address: SocketAddr,
@@ -122,9 +119,13 @@ pub(crate) struct Dash {
 /// The system's error for a port that cannot be listened on, in plain words.
 fn listen_problem(error: &io::Error) -> String {
     match error.kind() {
-        io::ErrorKind::AddrInUse => "another program uses it".to_string(),
+        io::ErrorKind::AddrInUse => {
+            "another program uses it; --port 0 takes any free port".to_string()
+        }
         io::ErrorKind::AddrNotAvailable => "this machine does not have that address".to_string(),
-        io::ErrorKind::PermissionDenied => "this user may not use that port".to_string(),
+        io::ErrorKind::PermissionDenied => {
+            "this user may not use that port; --port 0 takes any free port".to_string()
+        }
         _ => error.to_string(),
     }
 }

@@ -351,6 +351,8 @@ fn walk(folder: &Path, name: &str, depth: usize, found: &mut Found) {
         let Some(part) = part
             .to_str()
             .filter(|part| is_folder && !part.starts_with('.'))
+            // No name of a run on the page has these.
+            .filter(|part| !part.contains(['\\', '\n']))
         else {
             continue;
         };

@@ -53,7 +53,7 @@ pub enum DataError {
     },
 
     /// UTF-8 text that was to be read as UTF-16.
-    #[error("{name} is UTF-8, and would be nonsense in {encoding}: leave out --encoding")]
+    #[error("{name} is UTF-8, and would be nonsense in {encoding}: give --encoding utf-8")]
     AnotherEncoding {
         /// File name, or the name of the stream.
         name: String,

@@ -43,8 +43,12 @@ pub(crate) fn check(path: &Path) -> Result<File, ExchangeError> {
     if start.is_empty() {
         return Err(ExchangeError::refused(path, "is empty: copy it again"));
     }
-    // torch.save writes zip archives and pickles.
-    let is_of_torch = start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80");
+    // torch.save writes zip archives and pickles, under any name but this.
+    let is_safetensors = path
+        .extension()
+        .is_some_and(|ending| ending == "safetensors");
+    let is_archive = start.starts_with(b"PK\x03\x04") || start.starts_with(b"\x80");
+    let is_of_torch = is_archive && !is_safetensors;
     let kind = match start.to_ascii_lowercase().starts_with(b"<?xml") {
         true => Some("a server's error message, from a download that failed"),
         false => foreign_kind(&start).filter(|_| !is_of_torch),

@@ -24,10 +24,10 @@ pub enum GenerateError {
     #[error("the model returns no logits: its vocabulary is empty")]
     NoLogits,
     /// A logit is not a number.
-    #[error("the model returns NaN: its weights are broken")]
+    #[error("the model returns NaN: its weights are not finite, or too large")]
     NanLogits,
     /// A logit is plus infinity, or all of them are minus infinity: there is no distribution.
-    #[error("the model returns infinite logits: its weights are broken")]
+    #[error("the model returns infinite logits: its weights are not finite, or too large")]
     InfiniteLogits,
     /// The device that runs the model failed.
     #[error("the logits could not be read from the device: {0}")]

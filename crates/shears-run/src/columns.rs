@@ -196,6 +196,16 @@ impl Columns {
         steps.saturating_mul(row)
     }
 
+    /// The first step without a line before a later one with it, and the number of all of them.
+    pub fn missing_steps(&self) -> Option<(u64, u64)> {
+        let before = std::iter::once(&0).chain(&self.step);
+        let gaps = before
+            .zip(&self.step)
+            .filter(|(before, step)| **before + 1 < **step);
+        let gaps = gaps.map(|(before, step)| (before + 1, step - before - 1));
+        gaps.reduce(|(first, sum), (_, steps)| (first, sum + steps))
+    }
+
     /// The number of steps.
     pub fn rows(&self) -> usize {
         self.step.len()

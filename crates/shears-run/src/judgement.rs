@@ -23,6 +23,8 @@ pub struct Subject {
     pub lr: Option<f64>,
     /// Whether the optimizer is one of Adam's kind ([`ADAPTIVE_OPTIMIZERS`]).
     pub adaptive: bool,
+    /// Whether the learning rate depends on the number of steps.
+    pub scheduled: bool,
     /// Whether the text came from standard input.
     pub standard_input: bool,
 }
@@ -49,6 +51,10 @@ impl Subject {
                 .get("optimizer")
                 .and_then(toml::Value::as_str)
                 .is_some_and(|name| ADAPTIVE_OPTIMIZERS.contains(&name)),
+            scheduled: plan
+                .get("schedule")
+                .and_then(toml::Value::as_str)
+                .is_some_and(|name| name != "constant"),
             standard_input: text
                 .is_some_and(|files| files.iter().any(|file| file.as_str() == Some("-"))),
         }
@@ -85,7 +91,11 @@ pub fn program() -> &'static str {
 
 /// Quotes a path for the shell, if necessary.
 pub fn quoted(path: &Path) -> String {
-    let path = path.display().to_string();
+    let mut path = path.display().to_string();
+    if path.starts_with('-') {
+        // Otherwise a command takes it for a flag.
+        path.insert_str(0, "./");
+    }
     let plain = |letter: char| letter.is_alphanumeric() || "/._-+:,=@%".contains(letter);
     match path.chars().all(plain) && !path.is_empty() {
         true => path,
@@ -138,6 +148,7 @@ impl Columns {
         let mut run = run.unwrap_or_else(|| Run::new(&subject.policy, self.records()));
         run.lr = subject.lr;
         run.adaptive = subject.adaptive;
+        run.scheduled = subject.scheduled;
         let end = self.end.as_ref();
         run.diverged = end.is_some_and(|end| end.how == EndReason::Diverged);
         run.val_loss = self.evaluations.last().map(|last| last.val_loss);

@@ -45,6 +45,9 @@ impl<'a> Line<'a> {
         if bytes.starts_with(STEP) {
             let line: StepLine<'a> = serde_json::from_slice(bytes).map_err(broken)?;
             possible(line.step)?;
+            let clip = &line.clip;
+            let norms = [clip.norm_before, Some(clip.norm_after), clip.threshold];
+            possible_step([line.loss, Some(line.lr)], norms, clip.coefficient)?;
             return Ok(Line::Step(line));
         }
         match other(bytes)? {
@@ -63,6 +66,7 @@ pub(crate) fn event(bytes: &[u8]) -> Result<Event, LineProblem> {
     // Deserializing a tagged enum would copy all that follows the tag.
     let step: StepEvent = owned(bytes)?;
     possible(step.step)?;
+    possible_event(&step)?;
     Ok(Event::Step(step))
 }
 
@@ -89,9 +93,59 @@ fn other(bytes: &[u8]) -> Result<Event, LineProblem> {
         None => {
             let event: Event = owned(bytes)?;
             possible(event.step())?;
+            match &event {
+                Event::Step(step) => possible_event(step)?,
+                Event::Evaluation(found) => at_least([
+                    ("val_loss", Some(found.val_loss), LOSS_MIN),
+                    ("perplexity", Some(found.perplexity), 0.0),
+                ])?,
+                _ => {}
+            }
             Ok(event)
         }
     }
+}
+
+/// No loss of training is below this: a loss is at least 0, but for the rounding of its logarithms.
+const LOSS_MIN: f64 = -0.001;
+
+/// Refuses a line with one of these values below its minimum.
+fn at_least<const N: usize>(values: [(&str, Option<f64>, f64); N]) -> Result<(), LineProblem> {
+    let mut low = values
+        .into_iter()
+        .filter_map(|(name, value, min)| Some((name, value.filter(|value| *value < min)?)));
+    match low.next() {
+        Some((name, value)) => Err(LineProblem::Broken(format!(
+            "has {name} {value}, which is impossible"
+        ))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses values that no step has.
+fn possible_step(
+    [loss, lr]: [Option<f64>; 2],
+    [before, after, threshold]: [Option<f64>; 3],
+    coefficient: f64,
+) -> Result<(), LineProblem> {
+    at_least([
+        ("loss", loss, LOSS_MIN),
+        ("lr", lr, 0.0),
+        ("norm_before", before, 0.0),
+        ("norm_after", after, 0.0),
+        ("threshold", threshold, 0.0),
+        ("coefficient", Some(coefficient), 0.0),
+    ])
+}
+
+fn possible_event(step: &StepEvent) -> Result<(), LineProblem> {
+    let clip = &step.clip;
+    let norms = [
+        Some(clip.norm_before),
+        Some(clip.norm_after),
+        clip.threshold,
+    ];
+    possible_step([step.loss, Some(step.lr)], norms, clip.coefficient)
 }
 
 fn owned<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, LineProblem> {
@@ -207,6 +261,35 @@ mod tests {
         "clip":{"action":"clip","norm_before":4.0,"norm_after":1.0,"coefficient":0.25,
         "threshold":1.0,"non_finite":0,"clipped_share":0.0,"cosine":1.0,
         "tensors":{"a":3.5,"b":1.9}}}"#;
+
+    #[test]
+    fn impossible_values_are_damage() {
+        let line = OLD.replace('\n', " ");
+        let evaluation = r#"{"event":"evaluation","step":3,"val_loss":1.5,"bits_per_char":2.0,
+            "perplexity":4.5}"#;
+        for (line, key, value) in [
+            (line.as_str(), "lr", "0.002"),
+            (&line, "norm_before", "4.0"),
+            (&line, "norm_after", "1.0"),
+            (&line, "threshold", "1.0"),
+            (&line, "coefficient", "0.25"),
+            (&line, "loss", "null"),
+            (evaluation, "val_loss", "1.5"),
+        ] {
+            let (whole, broken) = (format!("\"{key}\":{value}"), format!("\"{key}\":-1"));
+            assert!(Line::parse(line.as_bytes()).is_ok() && line.contains(&whole));
+            let broken = line.replace(&whole, &broken);
+            for refused in [
+                Line::parse(broken.as_bytes()).err(),
+                event(broken.as_bytes()).err(),
+            ] {
+                let Some(LineProblem::Broken(problem)) = refused else {
+                    panic!("{broken}: {refused:?}");
+                };
+                assert_eq!(problem, format!("has {key} -1, which is impossible"));
+            }
+        }
+    }
 
     fn shown(line: Line<'_>) -> String {
         format!("{line:?}")

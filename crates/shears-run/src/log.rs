@@ -177,6 +177,24 @@ impl Log {
         }
     }
 
+    /// What is wrong with what was read: lines that are not events, or steps without a line, which
+    /// a log lacks that lost its end before the run was resumed.
+    pub fn problem(&self) -> Option<Damage> {
+        let gap = || {
+            let (first, steps) = self.columns.missing_steps()?;
+            let reason = match steps {
+                1 => format!("step {first} has no line"),
+                _ => format!("{steps} steps have no line, the first is step {first}"),
+            };
+            Some(Damage {
+                line: None,
+                reason,
+                lines: 0,
+            })
+        };
+        self.damage.clone().or_else(gap)
+    }
+
     /// The number of bytes read.
     pub fn position(&self) -> u64 {
         self.position

@@ -303,14 +303,17 @@ impl CheckpointStore {
         Ok((None, damaged))
     }
 
-    /// [`CheckpointStore::best`] with its parameters; the newest checkpoint if none was evaluated.
+    /// [`CheckpointStore::best`] with its parameters; the newest checkpoint if none of those that
+    /// were evaluated is intact.
     pub fn load_best_model(&self) -> Result<Found<Vec<NamedTensor>>, TrainError> {
         let (evaluated, mut damaged) = self.evaluated()?;
-        if evaluated.is_empty() {
-            return self.load_newest_model();
-        }
-        let (found, others) = first_intact(evaluated.into_iter(), |path| self.load_model(path))?;
-        damaged.extend(others);
+        let mut others = self.list()?;
+        others.retain(|path| !evaluated.contains(path));
+        let paths = evaluated.into_iter().chain(others.into_iter().rev());
+        let (found, passed_over) = first_intact(paths, |path| self.load_model(path))?;
+        // A checkpoint may be damaged in its state and in its parameters.
+        damaged.extend(passed_over);
+        damaged.dedup_by_key(|error| error.to_string());
         Ok((found, damaged))
     }
 

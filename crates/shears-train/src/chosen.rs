@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use shears_run::{EndReason, Glance};
+
 use crate::error::{RestoreError, TrainError};
 use crate::run::RunFolder;
 use crate::tensors::NamedTensor;
@@ -96,7 +98,14 @@ impl RunFolder {
             Ok(plan) if is_first => {
                 let every = [plan.save_every, plan.eval_every, plan.steps].into_iter();
                 let first = every.filter(|step| *step > 0).min().unwrap_or(0);
-                format!("no checkpoint yet; the first is written at step {first}")
+                let end = Glance::at(&self.events_path()).end;
+                match end.map(|end| end.how) {
+                    Some(EndReason::Diverged) => format!(
+                        "no checkpoint: the run diverged, and the first would have been written at \
+                         step {first}"
+                    ),
+                    _ => format!("no checkpoint yet; the first is written at step {first}"),
+                }
             }
             _ => format!("no checkpoint `{which}`"),
         };

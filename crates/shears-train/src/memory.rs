@@ -8,6 +8,7 @@ use crate::corpora::Corpora;
 use crate::evaluate::{TOKENS_PER_CALL, windows_per_call};
 use crate::exchange::Share;
 use crate::plan::Plan;
+use crate::time_flow::MAX_DISTANCE;
 
 /// An estimate in bytes by purpose. Parameters, gradients and moments are exact; the rest is fitted
 /// to measured peaks, with the total within 20 % of them.
@@ -94,7 +95,8 @@ pub fn estimate_memory(
     // A rank computes its groups of rows one after another.
     let groups = Share::groups_of_all(plan.shards.max(1), ranks);
     let tokens_of = |parts: usize| plan.batch.div_ceil(parts) as u128 * plan.window as u128;
-    let of_training = training_elements(plan, tokens_of(groups), vocabulary);
+    let of_training = training_elements(plan, tokens_of(groups), vocabulary)
+        + states(plan, plan.batch.div_ceil(groups));
     let of_evaluation = evaluation_elements(plan, vocabulary);
     // Each reuses the other's buffers where sizes match.
     let activations = of_training.max(of_evaluation) + of_training.min(of_evaluation) / 2;
@@ -196,12 +198,24 @@ fn training_elements(plan: &Plan, tokens: u128, vocabulary: usize) -> u128 {
     tokens * per_token + logits(tokens, vocabulary) + 2 * packed_output(plan, vocabulary)
 }
 
-/// Elements for following gradients back in time, one token per call: as for a step, but without
-/// fusion.
-fn time_flow_elements(plan: &Plan, tokens: u128) -> u128 {
+/// Elements of the states of recurrent layers beside those of their tokens: as carried, as they
+/// were after the last step, and their gradients. Fitted to measured peaks of short windows.
+fn states(plan: &Plan, rows: usize) -> u128 {
     match plan.model {
         Architecture::Transformer => 0,
-        _ => tokens * (plan.layers as u128 * layer_elements(plan)) / 5 * 4,
+        _ => 2 * rows as u128 * plan.layers as u128 * layer_elements(plan),
+    }
+}
+
+/// Elements for following gradients back in time, one token per call: as for a step, but without
+/// fusion, and each call of a layer has five buffers of its own, of whole pages.
+fn time_flow_elements(plan: &Plan, tokens: u128) -> u128 {
+    const PAGES: u128 = 5 * 4096 / 4;
+    let layers = plan.layers as u128;
+    let back = plan.window.min(MAX_DISTANCE) as u128;
+    match plan.model {
+        Architecture::Transformer => 0,
+        _ => tokens * (layers * layer_elements(plan)) / 5 * 4 + back * layers * PAGES,
     }
 }
 

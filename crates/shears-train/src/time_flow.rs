@@ -8,7 +8,7 @@ use shears_parallel::Ranks;
 use shears_run::six_digits;
 
 /// The most tokens to follow a gradient back, each with its own call of the model.
-const MAX_DISTANCE: usize = 256;
+pub(crate) const MAX_DISTANCE: usize = 256;
 
 /// The norms of the gradient of the loss at the last token of a window with respect to the earlier
 /// states of each layer: first the state one token before the last prediction, then two tokens

@@ -125,6 +125,16 @@ pub(crate) fn check_plan(run: &RunFolder, plan: &Plan, checkpoint: &Path) -> any
     Ok(refuse_edited(run, differing, "put it back")?)
 }
 
+/// The settings of a plan.toml that its newest checkpoint was trained without, changes on resuming
+/// aside.
+pub(crate) fn edits(run: &RunFolder, plan: &Plan) -> Vec<Difference> {
+    let checkpoints = run.checkpoints().list().unwrap_or_default();
+    let newest = checkpoints.last();
+    // What is wrong with a checkpoint is said where it is used.
+    let saved = newest.and_then(|path| run.checkpoints().load_plan(path).ok());
+    saved.map_or_else(Vec::new, |saved| plan.edited_since(&saved))
+}
+
 /// Refuses a run whose plan.toml is not what its checkpoint was trained with.
 pub(crate) fn refuse_edited(
     run: &RunFolder,

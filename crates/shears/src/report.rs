@@ -53,6 +53,14 @@ pub(crate) fn unit_of_bits(is_altered: bool) -> &'static str {
     }
 }
 
+/// A perplexity with this many decimals, unless it is huge.
+pub(crate) fn perplexity(value: f64, decimals: usize) -> String {
+    match value < 1e5 {
+        true => format!("{value:.decimals$}"),
+        false => significant(value),
+    }
+}
+
 /// The label of a step on an axis; empty between two steps.
 pub(crate) fn step_number(place: f64) -> String {
     match place.fract() == 0.0 && place >= 0.0 {

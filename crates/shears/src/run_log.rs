@@ -15,7 +15,7 @@ pub(crate) fn read(run: &RunFolder) -> anyhow::Result<Log> {
 }
 
 fn warn_of_damage(log: &Log) {
-    if let Some(damage) = &log.damage {
+    if let Some(damage) = log.problem() {
         complain!("shears: warning: {}: {damage}", log.path().display());
     }
 }
@@ -44,7 +44,10 @@ pub(crate) fn read_within(
 pub(crate) fn without_header(columns: &Columns, what: &str) -> Option<String> {
     let missing = columns.header.is_none() && columns.rows() > 0;
     missing.then(|| {
-        format!("an earlier version wrote this log, which does not describe the model: no {what}")
+        format!(
+            "this log does not describe the model, because an earlier version wrote it or its first \
+             line is damaged: no {what}"
+        )
     })
 }
 

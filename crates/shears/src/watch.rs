@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use burn::tensor::Device;
 use gradclip::{ClipAction, significant};
+use gradclip_judge::goes_by_norm_of_all;
 use indicatif::{ProgressBar, ProgressStyle};
 use shears_data::Tokenizer;
 use shears_model::LanguageModel;
@@ -22,7 +23,7 @@ use crate::commands::generate::write_sample;
 use crate::comparison::Newest;
 use crate::loading::tick;
 use crate::output::{columns, complain, note, one_line, say, visible_json, wrap};
-use crate::report::{percent, short, unit_of_bits};
+use crate::report::{percent, perplexity, short, unit_of_bits};
 
 /// How the progress of a run is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,6 +151,8 @@ pub(crate) struct Watch {
     end_token: Option<u32>,
     /// The unit of bits per character.
     unit: &'static str,
+    /// Whether the threshold is one of the norm that is shown beside it.
+    is_of_norm: bool,
     device: Device,
     steps: u64,
     clipped: u64,
@@ -185,6 +188,7 @@ impl Watch {
             tokenizer: corpora.tokenizer.clone(),
             end_token: plan.end_token,
             unit: unit_of_bits(corpora.altered.is_some()),
+            is_of_norm: goes_by_norm_of_all(&plan.clip),
             device,
             steps: plan.steps,
             clipped: 0,
@@ -254,7 +258,7 @@ impl Observer for Watch {
         self.loss.push(event.loss.unwrap_or(f64::NAN));
         self.speed = smooth(self.speed, event.tokens_per_second);
         self.tell(&Event::Step(event.clone()));
-        let threshold = event.clip.threshold;
+        let threshold = event.clip.threshold.filter(|_| self.is_of_norm);
         let norm = event.clip.norm_before;
         let text = format!(
             "loss {}  norm {}{}  clipped {}",
@@ -288,8 +292,11 @@ impl Observer for Watch {
         self.tell(&evaluation.event(step));
         self.line(&match evaluation.val_loss.is_finite() {
             true => format!(
-                "step {step:>6}  val loss {:.4}  ({:.3} {}, perplexity {:.2})",
-                evaluation.val_loss, evaluation.bits_per_char, self.unit, evaluation.perplexity
+                "step {step:>6}  val loss {:.4}  ({:.3} {}, perplexity {})",
+                evaluation.val_loss,
+                evaluation.bits_per_char,
+                self.unit,
+                perplexity(evaluation.perplexity, 2)
             ),
             false => format!("step {step:>6}  val loss not finite"),
         });

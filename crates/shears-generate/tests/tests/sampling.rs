@@ -268,7 +268,10 @@ fn logits_without_a_distribution_are_refused() {
         assert_eq!(sample(&[]), GenerateError::NoLogits);
     }
     let message = GenerateError::NanLogits.to_string();
-    assert_eq!(message, "the model returns NaN: its weights are broken");
+    assert_eq!(
+        message,
+        "the model returns NaN: its weights are not finite, or too large"
+    );
 }
 
 /// The error message for the changed settings; empty if they are accepted.

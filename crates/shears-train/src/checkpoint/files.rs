@@ -121,6 +121,16 @@ impl<'a> Files<'a> {
             );
             return Err(self.failure(file, problem));
         }
+        let name = self.folder.file_name().unwrap_or_default();
+        let named = name.to_string_lossy();
+        let named = named
+            .strip_prefix("step-")
+            .and_then(|step| step.parse().ok());
+        let step = state.progress.step;
+        if named.is_some_and(|named: u64| named != step) {
+            let problem = format!("is of step {step}: the folder was renamed");
+            return Err(self.failure(file, problem));
+        }
         Ok(state)
     }
 

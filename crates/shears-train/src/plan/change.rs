@@ -66,10 +66,13 @@ impl Plan {
         });
         let changes: Vec<Change> = changes.collect();
         if changes.iter().any(|change| change.name == "steps") && plan.steps <= step {
-            let message = format!(
-                "steps is {}, and the run has taken {step}; give more than that",
-                plan.steps
-            );
+            let message = match step {
+                0 => "steps is 0; give at least 1".to_string(),
+                _ => format!(
+                    "steps is {}, and the run has taken {step}; give more than that",
+                    plan.steps
+                ),
+            };
             return Err(PlanError::about("steps", message));
         }
         plan.changes.extend(changes);
@@ -108,13 +111,30 @@ impl Plan {
             let count = |plan: &Plan| plan.changes.len().to_string();
             return vec![("changes".to_string(), count(saved), count(self))];
         };
+        let mut differing = compare_plans(saved, &self.without(since));
+        differing.retain(|(name, ..)| !PATH_SETTINGS.contains(&name.as_str()));
+        differing
+    }
+
+    /// The plan that step number `step` was taken with.
+    #[must_use]
+    pub fn at_step(&self, step: u64) -> Plan {
+        // A change has the number of the step before it.
+        let since = self.changes.partition_point(|change| change.step < step);
+        let mut then = self.without(&self.changes[since..]);
+        then.changes.truncate(since);
+        then
+    }
+
+    /// The settings before these changes, the last of this plan.
+    fn without(&self, changes: &[Change]) -> Plan {
         let mut then = self.clone();
         for Change {
             name,
             before,
             after,
             ..
-        } in since.iter().rev()
+        } in changes.iter().rev()
         {
             let setting = Plan::setting(name).filter(|setting| setting.may_change);
             let Some(setting) = setting else { continue };
@@ -126,9 +146,7 @@ impl Plan {
                 let _ = setting.set(&mut then, before);
             }
         }
-        let mut differing = compare_plans(saved, &then);
-        differing.retain(|(name, ..)| !PATH_SETTINGS.contains(&name.as_str()));
-        differing
+        then
     }
 }
 
@@ -163,6 +181,9 @@ mod tests {
         assert_eq!(stored, third);
         for saved in [&first, &second, &third] {
             assert_eq!(stored.edited_since(saved), []);
+        }
+        for (step, then) in [(100, &first), (101, &second), (150, &second), (151, &third)] {
+            assert_eq!(stored.at_step(step), *then, "{step}");
         }
         // Setting the same value again is not a change.
         assert_eq!(third.changed(&given("steps = 4000"), 200).unwrap(), third);

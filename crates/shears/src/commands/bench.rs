@@ -42,7 +42,7 @@ pub(crate) struct BenchArguments {
 
     /// Size of the vocabulary; Tiny Shakespeare has 65 characters
     #[arg(long, value_name = "N", default_value_t = 65)]
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=999_999_999))]
     vocabulary: u32,
 
     /// Steps, rounds or tokens to time [default: 20; generate: the context length, or 500]

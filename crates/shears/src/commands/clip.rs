@@ -22,7 +22,7 @@ use crate::gradient_files::{OtherTypes, TensorFile};
 use crate::output::{complain, one_line};
 use crate::settings::checked;
 use report::Reporter;
-use shears_run::create_folders;
+use shears_run::{create_folders, folder_of};
 
 /// Clip gradients that another program saved
 ///
@@ -109,6 +109,9 @@ pub(crate) fn run(arguments: &ClipArguments) -> anyhow::Result<ExitCode> {
     }
     let params = arguments.params.as_deref();
     let params = params.map(Parameters::read).transpose()?;
+    if let Some(file) = &arguments.state {
+        check_state(file, arguments, &sources)?;
+    }
     if let Some(folder) = &arguments.out {
         let create = create_folders(folder);
         create.with_context(|| format!("cannot create {}", folder.display()))?;
@@ -306,6 +309,42 @@ fn check_sources(arguments: &ClipArguments) -> Result<Vec<(PathBuf, &Path)>, Mis
         sources.push((found, path.as_path()));
     }
     Ok(sources)
+}
+
+/// Refuses a history that would replace another file of this call, or whose folder does not exist.
+fn check_state(
+    file: &Path,
+    arguments: &ClipArguments,
+    sources: &[(PathBuf, &Path)],
+) -> Result<(), Misuse> {
+    let folder = folder_of(file);
+    if !folder.is_dir() {
+        misuse!(
+            "--state {}: there is no folder {}",
+            file.display(),
+            folder.display()
+        );
+    }
+    let whole = |path: &Path| {
+        let folder = fs::canonicalize(folder_of(path)).ok()?;
+        fs::canonicalize(path)
+            .ok()
+            .or_else(|| Some(folder.join(path.file_name()?)))
+    };
+    let state = whole(file);
+    let mut targets = arguments
+        .steps
+        .iter()
+        .filter_map(|path| target(arguments, path));
+    let is_target = targets.any(|target| whole(&target) == state);
+    if is_target
+        || sources
+            .iter()
+            .any(|(source, _)| Some(source) == state.as_ref())
+    {
+        misuse!("--state {} is another file of this call", file.display());
+    }
+    Ok(())
 }
 
 /// Refuses to overwrite an input, and to write two steps to one file.

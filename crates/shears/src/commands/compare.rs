@@ -12,6 +12,7 @@ use crate::comparison::{
     self, Comparison, MOST_VARIANTS, Outcome, Report, Run, SAME_START, Variant,
 };
 use crate::exit::{Misuse, misuse};
+use crate::model::{edits, refuse_edited};
 use crate::new_file;
 use crate::output::{complain, say};
 use crate::report::counted;
@@ -21,7 +22,8 @@ use crate::settings::plain;
 /// Compare existing runs, with the report of `shears sweep`
 ///
 /// Nothing is trained. Runs with the same clipping policy and learning rate are grouped as seeds;
-/// other settings that differ, such as the optimizer, are named next to the policy. If not all runs
+/// other settings that differ, such as the optimizer, are named next to the policy, and so are
+/// settings that a run had before it was resumed with others. If not all runs
 /// finished, they are compared over the steps that all of them have. Runs on different text or with
 /// different tokenizers are refused, because their losses are not comparable.
 #[derive(Args, Debug)]
@@ -75,6 +77,10 @@ pub(crate) fn run(arguments: &CompareArguments) -> anyhow::Result<ExitCode> {
     let mut runs: Vec<Run> = runs.collect::<anyhow::Result<_>>()?;
     check_comparable(&runs)?;
     let cut = cut_to_common(&mut runs)?;
+    for run in &mut runs {
+        let last = run.outcome.columns.step.last().copied().unwrap_or(0);
+        run.plan = run.plan.at_step(last);
+    }
     let differing = differing(&runs);
     let report = Report::of(comparison(runs, &differing, cut.as_deref())?);
     if let Some(out) = &arguments.out {
@@ -97,8 +103,10 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Run> {
     if outcome.columns.rows() == 0 {
         return Err(super::nothing_recorded(&run, "compare").into());
     }
+    let plan = run.plan()?;
+    refuse_edited(&run, edits(&run, &plan), "put it back")?;
     Ok(Run {
-        plan: run.plan()?,
+        plan,
         path: path.to_path_buf(),
         outcome,
         // Set when all runs are known.
@@ -147,11 +155,11 @@ fn cut_to_common(runs: &mut [Run]) -> Result<Option<String>, Misuse> {
         return Ok(None);
     }
     let whole = |run: &&Run| run.outcome.end != Some(EndReason::Diverged);
-    let steps_of = |run: &&Run| run.outcome.columns.rows();
-    let Some(shortest) = runs.iter().filter(whole).min_by_key(steps_of) else {
+    let last_step = |run: &&Run| run.outcome.columns.step.last().copied();
+    let Some(shortest) = runs.iter().filter(whole).min_by_key(last_step) else {
         return Ok(None);
     };
-    let steps = shortest.outcome.columns.rows();
+    let steps = last_step(&shortest).unwrap_or(0);
     let evaluations = |run: &Run| {
         let found = run.outcome.columns.evaluations.iter();
         found.map(|found| found.step).collect::<Vec<u64>>()
@@ -257,7 +265,8 @@ fn differing(runs: &[Run]) -> Vec<&'static str> {
         .collect()
 }
 
-/// The policy of a run, with the other settings that differ.
+/// The policy of a run, with the other settings that differ, and with what it had before it was
+/// resumed with other settings.
 fn variant(plan: &Plan, differing: &[&str]) -> Variant {
     let table = toml::Table::try_from(plan.with_sizes()).unwrap_or_default();
     let mut name = plan.clip.to_string();
@@ -265,6 +274,15 @@ fn variant(plan: &Plan, differing: &[&str]) -> Variant {
         if let Some(value) = table.get(*key) {
             name.push_str(&format!(", {key} {}", plain(value)));
         }
+    }
+    let is_compared = |name: &str| {
+        let setting = Plan::setting(name);
+        ["clip", "lr"].contains(&name) || setting.is_some_and(is_named)
+    };
+    let earlier = plan.changes.iter();
+    for change in earlier.filter(|change| change.step > 0 && is_compared(&change.name)) {
+        let (setting, before, step) = (&change.name, &change.before, change.step);
+        name.push_str(&format!(", {setting} {before} up to step {step}"));
     }
     Variant {
         name,

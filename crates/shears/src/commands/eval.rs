@@ -16,7 +16,7 @@ use crate::input::PipeWatch;
 use crate::memory;
 use crate::model::{Trained, device_of, of_evaluation};
 use crate::output::{one_line, say};
-use crate::report::{counted, unit_of_bits};
+use crate::report::{counted, perplexity, unit_of_bits};
 
 /// Measure the loss of a trained model on a text
 ///
@@ -91,8 +91,8 @@ pub(crate) fn run(arguments: &EvalArguments) -> anyhow::Result<ExitCode> {
         let unit = unit_of_bits(measured.is_altered);
         say!("{:.4} {unit}", evaluation.bits_per_char);
         say!(
-            "perplexity {:.3} ({})",
-            evaluation.perplexity,
+            "perplexity {} ({})",
+            perplexity(evaluation.perplexity, 3),
             counted(evaluation.tokens as u64, "token")
         );
     }

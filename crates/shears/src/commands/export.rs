@@ -5,7 +5,7 @@ mod model;
 mod parquet_file;
 mod table;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum, ValueHint};
@@ -104,6 +104,9 @@ pub(crate) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     ];
     if let Some((_, problem)) = flags.into_iter().find(|(is_stray, _)| *is_stray) {
         misuse!("{problem}; leave it out");
+    }
+    if arguments.out.as_deref() == Some(Path::new("-")) {
+        misuse!("--out - is no file; tables are printed as CSV without --out");
     }
     let run = arguments.run.open()?;
     match is_table {

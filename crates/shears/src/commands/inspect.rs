@@ -7,10 +7,13 @@ use clap::Args;
 use gradclip::{ClipAction, significant};
 use gradclip_judge::statistics::{mean, share};
 use shears_data::Tokenizer;
-use shears_run::{Columns, EndReason, Event, Judgement, LockWatch, Parameter, Subject, quoted};
+use shears_run::{
+    Columns, EndReason, Event, Judgement, LockWatch, PLAN, Parameter, Subject, quoted,
+};
 use shears_train::{Plan, RunFolder};
 
 use super::RunArgument;
+use crate::model::edits;
 use crate::output::{complain, one_line, say, wrapped};
 use crate::report;
 use crate::run_log::{self, without_header};
@@ -31,6 +34,11 @@ pub(crate) struct InspectArguments {
 pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     let run = arguments.run.open()?;
     let plan = run.plan()?;
+    for (setting, was, is) in edits(&run, &plan) {
+        let path = run.path().join(PLAN);
+        let path = path.display();
+        complain!("shears: warning: {path} was changed ({setting}: trained with {was}, now {is})");
+    }
     let tokenizer = run.tokenizer()?;
     let columns = run_log::read(&run)?.columns;
     let store = run.checkpoints();
@@ -45,7 +53,11 @@ pub(crate) fn run(arguments: &InspectArguments) -> anyhow::Result<ExitCode> {
     }
     let (best, passed_over) = store.best()?;
     for error in &passed_over {
-        complain!("shears: warning: {error}; the best of the others is reported");
+        let others = match best {
+            Some(_) => "the best of the others is reported",
+            None => "no other one was evaluated",
+        };
+        complain!("shears: warning: {error}; {others}");
     }
     let inspected = Inspected {
         judgement,

@@ -20,6 +20,7 @@ use shears_train::{ClipPolicy, Plan, RunFolder};
 
 use super::RunArgument;
 use crate::exit::{Misuse, misuse};
+use crate::model::{edits, refuse_edited};
 use crate::new_file;
 use crate::output::{self, say};
 use crate::run_log::{self, without_header};
@@ -84,6 +85,7 @@ const EXAMPLES: &str = "Examples:
 pub(crate) fn run(arguments: &ReplayArguments) -> anyhow::Result<ExitCode> {
     let run = arguments.run.open()?;
     let plan = run.plan()?;
+    refuse_edited(&run, edits(&run, &plan), "put it back")?;
     let policies = policies(arguments, &plan)?;
     if let Some(file) = &arguments.plot {
         check_plot(file, policies.len())?;

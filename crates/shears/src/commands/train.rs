@@ -16,7 +16,7 @@ use shears_train::{
 };
 
 use crate::commands::generate::write_last_sample;
-use crate::exit::INTERRUPTED;
+use crate::exit::{INTERRUPTED, Misuse};
 use crate::loading;
 use crate::memory;
 use crate::model::{device_of, model_of, refuse_edited};
@@ -170,6 +170,10 @@ fn go_on(given: &Given, path: &Path, show: Show) -> anyhow::Result<Job> {
     let plan = folder.plan()?;
     // Checked before the text is read, which may take long.
     let asked = given.changed(&plan, 0)?;
+    if plan.val.is_none() && asked.val.is_some() {
+        let problem = "the run is validated on a part of its own text; leave out --val";
+        return Err(Misuse(problem.to_string()).into());
+    }
     let remedy = "put it back, or name its new place: train TEXT --resume RUN";
     let corpora = super::corpora_of(&folder, &asked, show == Show::Text, remedy)?;
     let newest = newest_checkpoint(&folder, &plan)?;

@@ -34,10 +34,11 @@ impl Outcome {
         }
     }
 
-    /// Keeps the first `steps` steps, and the evaluations up to step `evaluation`.
-    pub(crate) fn cut(&mut self, steps: usize, evaluation: u64) {
+    /// Keeps the steps up to `step`, and the evaluations up to step `evaluation`.
+    pub(crate) fn cut(&mut self, step: u64, evaluation: u64) {
         let columns = &mut self.columns;
-        if let Some(beyond) = columns.step.get(steps).copied() {
+        let beyond = columns.step.partition_point(|known| *known <= step);
+        if let Some(beyond) = columns.step.get(beyond).copied() {
             // The run got farther than this, whatever happened later.
             self.end = None;
             columns.truncate(beyond);

@@ -287,7 +287,7 @@ fn against(winner: &Group, other: &Group, combinations: usize) -> String {
             let seeds = if seeds == 1 { "One seed" } else { "Two seeds" };
             return format!(
                 "It is {difference:.4} nats better than {name}. {seeds} cannot say whether that is \
-                 more than chance: `shears sweep --seeds 5` trains with five."
+                 more than chance: a sweep with `--seeds 5` trains each policy five times."
             );
         }
         None => return String::new(),

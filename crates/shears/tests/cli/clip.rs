@@ -413,7 +413,7 @@ fn a_report_to_read() {
          19.6 -> 1 (x 0.051), threshold 1 & \n  t10  26.0 %  norm 10  -> 0.51 & ... and 2 more & \
          step 1  small.st  keep  norm 0.5, threshold 1\nstep 2 & step 2  nan.st    skip  1 \
          non-finite value\n  t01  1 of 1 values non-finite\n & 3 steps: 1 kept, 1 clipped, 1 \
-         skipped; nothing was written & 1 of 3 steps clipped",
+         skipped; no gradients were written & 1 of 3 steps clipped",
     );
     let text = scratch
         .run(&format!("clip many.st {flags} --out out"))

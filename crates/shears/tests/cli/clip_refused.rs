@@ -50,6 +50,13 @@ fn inputs_are_never_overwritten() {
     let folder = "new/..";
     let ran = scratch.run(&format!("clip s.st --clip value:1 --out {folder}"));
     assert!(ran.failed(2).contains(over));
+    for [flags, parts] in rows(
+        "--state s.st               | --state s.st is another file of this call
+         --state sub/s.st --out sub | --state sub/s.st is another file of this call
+         --state no/history.json    | --state no/history.json: there is no folder no",
+    ) {
+        scratch.refuses(2, &format!("clip s.st --clip autoclip:10 {flags}"), parts);
+    }
     for name in names {
         assert_eq!(tensors_in(&scratch, name), tensors, "{name}");
     }

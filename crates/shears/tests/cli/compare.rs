@@ -111,6 +111,72 @@ fn runs_of_different_length_are_compared_over_what_they_have_in_common() {
     assert_eq!(group(&report, "none")["val_loss"], *expected);
 }
 
+/// What a run had before it was resumed with other settings is named; a change after the compared
+/// steps does not count.
+#[test]
+fn settings_are_those_of_the_compared_steps() {
+    let scratch = Scratch::new();
+    for (out, before, after) in [("up", "0.0001", "0.05"), ("down", "0.05", "0.0001")] {
+        train(&scratch, &format!("--clip none --lr {before} --out {out}"));
+        let resume = format!("train --resume {out} --quiet --steps 60 --lr {after}");
+        scratch.run(&resume).succeeded();
+    }
+    let said = scratch.run("compare up down").succeeded();
+    has(
+        &said,
+        "none, lr 0.0001 up to step 40 & none, lr 0.05 up to step 40",
+    );
+    train(&scratch, "--clip none --lr 0.0001 --seed 2 --out still");
+    let said = scratch.run("compare up still").succeeded();
+    has(&said, "the first 40 steps & of 2 ");
+    assert!(!said.contains("up to step"), "{said}");
+}
+
+/// Steps are counted by their numbers, also where the log lost some; and the loss is said.
+#[test]
+fn a_log_with_a_hole_is_compared_by_its_steps() {
+    let scratch = Scratch::new();
+    train(&scratch, "--clip none --out whole");
+    train(&scratch, "--clip global-norm:0.1 --out hole");
+    let log = scratch.read("hole/events.jsonl");
+    let lost = |line: &&str| !(5..=9).any(|step| line.contains(&format!("\"step\":{step},")));
+    let kept: Vec<&str> = log.lines().filter(lost).collect();
+    scratch.write("hole/events.jsonl", kept.join("\n") + "\n");
+    scratch
+        .run("train --resume whole --quiet --steps 60")
+        .succeeded();
+    let ran = scratch.run("compare whole hole");
+    has(&ran.stderr, "5 steps have no line, the first is step 5");
+    has(&ran.succeeded(), "the first 40 steps & step 40");
+    let ran = scratch.run("inspect hole");
+    has(&ran.stderr, "5 steps have no line, the first is step 5");
+}
+
+#[test]
+fn an_edited_plan_is_refused() {
+    let scratch = Scratch::new();
+    train(&scratch, "--clip none --out one");
+    train(&scratch, "--clip none --seed 2 --out two");
+    let plan = scratch.read("one/plan.toml");
+    scratch.write(
+        "one/plan.toml",
+        plan.replace("clip = \"none\"", "clip = \"value:1\""),
+    );
+    for command in ["compare one two", "replay one --clip none"] {
+        scratch.refuses(
+            2,
+            command,
+            "clip: trained with \"none\", plan.toml has \"value:1\"",
+        );
+    }
+    let ran = scratch.run("inspect one");
+    has(
+        &ran.stderr,
+        "plan.toml was changed (clip: trained with \"none\", now \"value:1\")",
+    );
+    ran.succeeded();
+}
+
 #[test]
 fn incomparable_runs_are_refused() {
     let scratch = Scratch::new();

@@ -26,7 +26,11 @@ const CASES: &str = "\
     a long window     | 200   | 1000  | --preset gpt-128 --layers 2 --batch 1 --window 4096
     wide layers       | 50    | 1000  | --hidden 512 --batch 1
     no moments        | 50    | 1000  | --model gru --hidden 768 --batch 1 --window 8 --optimizer sgd
-    many layers       | 50    | 1000  | --preset gpt-128 --layers 16 --batch 2";
+    many layers       | 50    | 1000  | --preset gpt-128 --layers 16 --batch 2
+    many graphs       | 200   | 1000  | --preset rnn-128 --layers 60 --hidden 16 --embedding 16 \
+                                        --batch 20 --window 20
+    far back          | 50    | 1000  | --preset gru-128 --hidden 8 --layers 4 --batch 2 --window 1000
+    short windows     | 200   | 1000  | --preset lstm-128 --batch 2000 --window 2";
 
 /// Prints both, and whether they agree.
 fn is_within_a_fifth(name: &str, announced: f64, peak: f64) -> bool {

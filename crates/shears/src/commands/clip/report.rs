@@ -107,7 +107,7 @@ impl Reporter {
                     let files = counted(all - skipped, "file");
                     format!("{files} written to {}", folder.display())
                 }
-                None => "nothing was written (--out FOLDER writes the gradients)".into(),
+                None => "no gradients were written (--out FOLDER writes them)".into(),
             }
         );
         if self.records.len() > 1 {

@@ -71,12 +71,16 @@ fn gguf_type(arguments: &ExportArguments) -> GgufType {
 
 /// The model card of the run.
 fn card_of(trained: &Trained) -> anyhow::Result<Card> {
-    let (plan, folder) = (&trained.plan, trained.run.path());
-    let columns = run_log::read(&trained.run)?.columns;
+    let folder = trained.run.path();
+    // A run that was resumed with other settings has a plan that this checkpoint never had.
+    let saved = trained.run.checkpoints().load_plan(&trained.path);
+    let plan = &saved.unwrap_or_else(|_| trained.plan.clone());
+    let mut columns = run_log::read(&trained.run)?.columns;
     let mut facts = settings_of(plan);
     let step = trained.path.file_name().unwrap_or_default();
     let step = step.to_string_lossy().replace("step-", "");
     let step = step.trim_start_matches('0').parse::<u64>().unwrap_or(0);
+    columns.truncate(step + 1);
     let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
     fact(
         "checkpoint",
@@ -96,7 +100,12 @@ fn card_of(trained: &Trained) -> anyhow::Result<Card> {
     }
     fact("clipping", plan.clip.to_string());
     if columns.rows() > 0 {
-        let verdict = columns.judge(&Subject::of(folder)).verdict;
+        let subject = Subject {
+            policy: plan.clip.clone(),
+            lr: Some(plan.lr),
+            ..Subject::of(folder)
+        };
+        let verdict = columns.judge(&subject).verdict;
         fact(
             "what clipping did",
             format!("{}; {}", verdict.sentence, verdict.numbers),

@@ -63,12 +63,12 @@ pub(super) fn tell(
         .and_then(|(_, columns)| columns.evaluations.last());
     let loss = loss.map_or(String::new(), |last| match last.val_loss.is_finite() {
         true => format!(
-            "; val loss {:.4} nats per token at step {} ({:.3} {}, perplexity {:.2})",
+            "; val loss {:.4} nats per token at step {} ({:.3} {}, perplexity {})",
             last.val_loss,
             last.step,
             last.bits_per_char,
             report::unit_of_bits(is_altered),
-            last.perplexity
+            report::perplexity(last.perplexity, 2)
         ),
         false => format!("; val loss not finite at step {}", last.step),
     });
