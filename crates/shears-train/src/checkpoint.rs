@@ -311,9 +311,12 @@ impl CheckpointStore {
         others.retain(|path| !evaluated.contains(path));
         let paths = evaluated.into_iter().chain(others.into_iter().rev());
         let (found, passed_over) = first_intact(paths, |path| self.load_model(path))?;
-        // A checkpoint may be damaged in its state and in its parameters.
-        damaged.extend(passed_over);
-        damaged.dedup_by_key(|error| error.to_string());
+        for error in passed_over {
+            // Without a manifest, neither state nor parameters can be read.
+            if !damaged.contains(&error) {
+                damaged.push(error);
+            }
+        }
         Ok((found, damaged))
     }
 

@@ -410,6 +410,42 @@ fn parameters_are_read_without_the_rest() {
     assert_eq!(damaged, []);
 }
 
+#[test]
+fn without_an_intact_evaluated_checkpoint_the_newest_other_is_taken() {
+    let fixture = Fixture::with(&[]);
+    save_with_loss(
+        &fixture,
+        &[(1, None), (2, Some(1.0)), (3, None), (4, Some(2.0))],
+    );
+    for step in [2, 4] {
+        let file = fixture.path(step).join("model.safetensors");
+        change(&file, |bytes| bytes[100] ^= 1);
+    }
+    let (found, damaged) = fixture.store.load_best_model().unwrap();
+    assert_eq!(found.unwrap().0, fixture.path(3));
+    let named: Vec<_> = damaged
+        .iter()
+        .map(|error| error.path.parent().unwrap())
+        .collect();
+    assert_eq!(named, [fixture.path(2), fixture.path(4)]);
+}
+
+#[test]
+fn a_renamed_checkpoint_is_damaged() {
+    let fixture = Fixture::with(&[1, 2]);
+    fs::rename(fixture.path(1), fixture.path(5)).unwrap();
+    let (found, damaged) = fixture.store.newest().unwrap();
+    assert_eq!(found.unwrap().0, fixture.path(2));
+    assert_eq!(damaged[0].problem, "is of step 1: the folder was renamed");
+    let mut checkpoint = checkpoint(0);
+    checkpoint.progress.step = 5;
+    fixture.store.save(&checkpoint).unwrap();
+    assert_eq!(
+        fixture.store.load(&fixture.path(5)).unwrap().progress.step,
+        5
+    );
+}
+
 /// One parameter at two places, and another one.
 #[derive(Module, Debug)]
 struct Pair {

@@ -269,3 +269,20 @@ fn unsupported_features_of_a_format_are_refused_and_leave_no_files() {
         scratch.refuses(2, &format!("export run {flags}"), part);
     }
 }
+
+#[test]
+fn a_card_has_the_settings_of_its_checkpoint() {
+    let scratch = Scratch::new();
+    scratch.train(format!("{TINY} --clip none --lr 0.003"), "run");
+    let resume = "train --resume run --quiet --steps 50 --lr 0.5 --clip value:0.001";
+    scratch.run(resume).succeeded();
+    let card = |step: u32| {
+        let export = format!("export run --format pytorch --checkpoint {step} --out card-{step}");
+        scratch.run(&export).succeeded();
+        scratch.read(format!("card-{step}/README.md"))
+    };
+    let before = card(40);
+    has(&before, "0.003 & off: nothing was clipped");
+    assert!(!before.contains("value:0.001"), "{before}");
+    has(&card(50), "0.5 & value:0.001");
+}
