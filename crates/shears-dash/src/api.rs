@@ -319,9 +319,11 @@ pub(crate) async fn series(
 ) -> Result<Json<Reached<Series>>, Problem> {
     from_log(dash, range.run, move |run, reach| {
         let points = range.points.unwrap_or(1000).clamp(2, MOST_POINTS);
-        Ok(run.with_columns(reach, |columns| {
+        let mut series = run.with_columns(reach, |columns| {
             Series::of(columns, range.from, range.to, points)
-        }))
+        });
+        series.hide_other_thresholds(&run.subject().policy);
+        Ok(series)
     })
     .await
 }

@@ -37,7 +37,7 @@ impl Digest {
     fn of(subject: &Subject, log: &Log, file_length: u64) -> Digest {
         let made = Instant::now();
         let columns = &log.columns;
-        let (norms, thresholds) = Series::norm_curve(columns, CURVE);
+        let (norms, thresholds) = Series::norm_curve(columns, &subject.policy, CURVE);
         let evaluations = columns.evaluations.iter().copied();
         let finite = evaluations.filter(|evaluation| evaluation.val_loss.is_finite());
         Digest {

@@ -3,9 +3,9 @@
 
 use std::ops::Range;
 
-use gradclip::ClipAction;
-use gradclip_judge::Spikes;
+use gradclip::{ClipAction, ClipPolicy};
 use gradclip_judge::statistics::{LATELY, median, share};
+use gradclip_judge::{Spikes, goes_by_norm_of_all};
 use serde::Serialize;
 use shears_run::{Columns, Evaluation, ExchangeSummary, Tensors};
 
@@ -192,6 +192,14 @@ impl Series {
         series
     }
 
+    /// Removes thresholds that cannot be compared with the norm of all tensors: those of single
+    /// elements, units or tensors.
+    pub(crate) fn hide_other_thresholds(&mut self, policy: &ClipPolicy) {
+        if !goes_by_norm_of_all(policy) {
+            self.threshold.fill(f32::NAN);
+        }
+    }
+
     /// Adds the mean exchange times of a bucket; NaN where one process trained alone.
     fn push_exchanges(&mut self, columns: &Columns, bucket: &Range<usize>) {
         let (first, last) = (columns.step[bucket.start], columns.step[bucket.end - 1]);
@@ -205,12 +213,17 @@ impl Series {
     }
 
     /// The largest norm in each of `points` buckets of a run, and the threshold at its end.
-    pub(crate) fn norm_curve(columns: &Columns, points: usize) -> (Vec<f32>, Vec<f32>) {
+    pub(crate) fn norm_curve(
+        columns: &Columns,
+        policy: &ClipPolicy,
+        points: usize,
+    ) -> (Vec<f32>, Vec<f32>) {
         let (_, buckets) = buckets(&(0..columns.rows()), points);
         let mut series = Series::default();
         for bucket in &buckets {
             series.push_clipping(columns, bucket.clone());
         }
+        series.hide_other_thresholds(policy);
         let norms = Band::of(&columns.norm_before, &buckets).max;
         (norms, series.threshold)
     }

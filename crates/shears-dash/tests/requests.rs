@@ -97,6 +97,23 @@ async fn the_list_has_the_state_of_each_run() {
     assert!((row["val_loss"].as_f64().unwrap() - 2.171).abs() < 1e-3);
 }
 
+/// The threshold of `value` is one of elements, and no line beside the norm.
+#[tokio::test]
+async fn thresholds_of_elements_are_not_shown_beside_the_norm() {
+    let runs = Runs::new();
+    let run = runs.run("a", &(log_of(60) + &end_line(60, "finished")));
+    let threshold = async || {
+        let series = get(&runs.app(), "/api/series?run=a").await;
+        let row = row(&digested(&runs.app()).await, "a").clone();
+        [series["threshold"][0].clone(), row["thresholds"][0].clone()]
+    };
+    assert_eq!(threshold().await, [1.0, 1.0]);
+    let plan = std::fs::read_to_string(run.path.join("plan.toml")).unwrap();
+    let plan = plan.replace("global-norm:1", "value:1");
+    std::fs::write(run.path.join("plan.toml"), plan).unwrap();
+    assert!(threshold().await.iter().all(|shown| shown.is_null()));
+}
+
 #[tokio::test]
 async fn a_run_lists_its_resumes_and_changes() {
     let runs = Runs::new();
