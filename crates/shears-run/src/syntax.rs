@@ -64,7 +64,8 @@ fn data_problem(message: &str) -> String {
 #[must_use]
 pub fn toml_problem(error: &toml::de::Error) -> String {
     let message = error.message();
-    if message.starts_with("invalid type: integer") {
+    let is_beyond = message.contains("was too large") || message.contains("number overflowed");
+    if is_beyond || message.starts_with("invalid type: integer") {
         // All other types are read as they are, and refused under their own names.
         return "a number exceeds the range of TOML".to_string();
     }
@@ -109,6 +110,11 @@ mod tests {
                 "a = 99999999999999999999",
                 "a number exceeds the range of TOML",
             ),
+            (
+                "a = 18446744073709551615",
+                "a number exceeds the range of TOML",
+            ),
+            ("a = 1e400", "a number exceeds the range of TOML"),
             ("a = b", "string values must be quoted"),
         ] {
             let error = text.parse::<toml::Table>().unwrap_err();

@@ -81,6 +81,8 @@ fn card_of(trained: &Trained) -> anyhow::Result<Card> {
     let step = step.to_string_lossy().replace("step-", "");
     let step = step.trim_start_matches('0').parse::<u64>().unwrap_or(0);
     columns.truncate(step + 1);
+    // The run was resumed from this checkpoint with other settings.
+    columns.changes.retain(|change| change.step < step);
     let mut fact = |name: &str, value: String| facts.push((name.to_string(), value));
     fact(
         "checkpoint",
