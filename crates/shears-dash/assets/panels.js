@@ -40,8 +40,8 @@ export const PANELS = [
       { key: "not_finite", shape: "cross", colour: "--bad", label: "not finite" },
       ...RESUMED,
     ],
-    how: "The coloured part above the dashed threshold was cut off before the optimizer "
-      + "saw it. Click a spike to see what was in it.",
+    how: "The coloured part was cut off before the optimizer saw it; a dashed line is the "
+      + "threshold of this norm. Click a spike to see what was in it.",
     bands: [{ low: "norm_min", high: "norm_max", colour: "--band" }],
     lines: [
       { key: "norm_mean", colour: "--ink-line", width: 1.4 },
