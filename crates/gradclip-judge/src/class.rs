@@ -18,7 +18,7 @@ pub(crate) const FEW_UP_TO_SHARE: f64 = 0.1;
 /// Above this share of steps cut hard, the threshold sets the length of many steps.
 const MANY_ABOVE_SHARE: f64 = 0.25;
 /// Above this share nearly every step is cut.
-const NEARLY_EVERY_ABOVE_SHARE: f64 = 0.9;
+pub(crate) const NEARLY_EVERY_ABOVE_SHARE: f64 = 0.9;
 /// A step whose length changes by less than this factor is hardly changed.
 const CHANGED_ABOVE: f64 = 1.1;
 

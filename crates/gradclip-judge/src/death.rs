@@ -13,7 +13,7 @@ const USUAL_AT_FIRST: f64 = 1.0;
 /// An explosion may have caused the end of a run if it lies within this many steps of it.
 const CAUSE_WITHIN_STEPS: usize = 100;
 /// A run is lost if its loss ends above this many times its start, finite or not.
-const LOST_ABOVE_TIMES: f64 = 1.5;
+pub(crate) const LOST_ABOVE_TIMES: f64 = 1.5;
 /// The end of a run is its last tenth, and at least this many steps.
 const END_STEPS: usize = 5;
 

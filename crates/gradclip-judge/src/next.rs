@@ -4,6 +4,7 @@ use std::fmt;
 
 use crate::advice::{Advice, two_digits};
 use crate::class::{Class, FEW_UP_TO_SHARE};
+use crate::death::LOST_ABOVE_TIMES;
 use crate::numbers::Numbers;
 use crate::record::Run;
 use crate::statistics::median;
@@ -28,9 +29,10 @@ const ENOUGH_STEPS: u64 = 200;
 const FALLS_BELOW_TIMES: f64 = 0.98;
 /// A validation loss has turned if it ended above this many times the lowest.
 const TURNED_ABOVE_TIMES: f64 = 1.05;
-/// A loss is far above its start above this many times it, if it is so in this share of the steps.
-const FAR_ABOVE_TIMES: f64 = 1.5;
+/// A run was far above its start if its loss was so in more than this share of the steps.
 const FAR_ABOVE_SHARE: f64 = 0.05;
+/// A threshold is far too low if it cut the median gradient to less than this.
+const FAR_BELOW: f64 = 0.1;
 /// A search for a lower learning rate starts no higher than this.
 const HIGHEST_RATE: f64 = 10.0;
 
@@ -152,14 +154,14 @@ fn ended_above_its_start(run: &Run<'_>) -> bool {
 fn was_far_above_its_start(run: &Run<'_>) -> bool {
     let losses = run.steps.iter().filter_map(|step| step.loss);
     let first = run.first_loss.or(losses.clone().next());
-    let far = losses.filter(|loss| first.is_some_and(|first| *loss > FAR_ABOVE_TIMES * first));
+    let far = losses.filter(|loss| first.is_some_and(|first| *loss > LOST_ABOVE_TIMES * first));
     far.count() as f64 > FAR_ABOVE_SHARE * run.steps.len() as f64
 }
 
 /// The policy with ten times the threshold, if it cut the median gradient to less than a tenth,
 /// steps are as long as their gradients, and these are so short that weights hardly change.
 fn ten_times(run: &Run<'_>, numbers: &Numbers) -> Option<String> {
-    let is_short = numbers.left.is_some_and(|(median, _)| median < 0.1);
+    let is_short = numbers.left.is_some_and(|(median, _)| median < FAR_BELOW);
     let own = run.policy.to_string();
     let threshold: f64 = own.strip_prefix("global-norm:")?.parse().ok()?;
     let policy = format!("global-norm:{}", two_digits(10.0 * threshold));

@@ -5,7 +5,7 @@ use std::fmt;
 use gradclip::{ClipRule, significant};
 
 use crate::advice::Advice;
-use crate::class::{Class, FEW_UP_TO_SHARE, FEWEST_STEPS};
+use crate::class::{Class, FEW_UP_TO_SHARE, FEWEST_STEPS, NEARLY_EVERY_ABOVE_SHARE};
 use crate::death::{Death, Explosion};
 use crate::next::Next;
 use crate::numbers::{Numbers, of_order, of_steps, percent, stands_out};
@@ -93,9 +93,6 @@ impl fmt::Display for Verdict {
         write!(formatter, "\n{}", self.numbers)
     }
 }
-
-/// A factor that so many of the gradients have is constant for an optimizer.
-const LASTING_SHARE: f64 = 0.9;
 
 /// The sentence starts with the words of the class.
 fn sentence(run: &Run<'_>, class: Class, numbers: &Numbers, death: Option<&Death>) -> String {
@@ -299,7 +296,7 @@ fn second_learning_rate(run: &Run<'_>, numbers: &Numbers) -> String {
     let what = the_threshold(numbers);
     if run.adaptive {
         // The moments of the optimizer remember gradients from before a change.
-        let lasts = numbers.engaged_share() > LASTING_SHARE && numbers.fixed;
+        let lasts = numbers.engaged_share() > NEARLY_EVERY_ABOVE_SHARE && numbers.fixed;
         let so = match lasts {
             true => "divides that out again, so these steps are no shorter",
             false => "divides out again only what lasts, so these steps may be shorter",

@@ -408,6 +408,27 @@ fn a_loss_that_hardly_moves_at_a_small_rate_asks_for_a_higher_one() {
     }
 }
 
+/// Ten times a threshold that cuts nearly all of every gradient still cuts, and lengthens steps that
+/// hardly change the weights, but none that do.
+#[test]
+fn a_threshold_far_too_low_is_raised_where_weights_hardly_change() {
+    let next = |norm: f64, share: f64, adaptive: bool| {
+        let policy = policy("global-norm:0.5");
+        let records = (1..=300).map(|number| StepRecord {
+            loss: Some(falling(number)),
+            ..step(number, norm, Some(0.5))
+        });
+        let mut run = Run::new(&policy, records);
+        (run.lr, run.adaptive) = (Some(1.0), adaptive);
+        run.pace = UpdatePace::of(&[("output".to_owned(), share)]);
+        judge(&run).verdict.next.unwrap().to_string()
+    };
+    assert_eq!(next(5.1, 9e-4, false), "--clip global-norm:5");
+    for (norm, share, adaptive) in [(4.9, 9e-4, false), (5.1, 1e-3, false), (5.1, 9e-4, true)] {
+        assert_eq!(next(norm, share, adaptive), "--steps 600");
+    }
+}
+
 /// The first steps have none before them that would make a spike of them.
 #[test]
 fn a_large_norm_that_is_no_spike_gives_no_advice() {

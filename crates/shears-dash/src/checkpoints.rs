@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
-use shears_run::read_regular;
+use shears_run::{checkpoint_step, read_regular};
 
 use crate::runs::Run;
 
@@ -44,8 +44,8 @@ pub(crate) fn list(run: &Run) -> Vec<Checkpoint> {
         .filter_map(|entry| {
             let name = entry.file_name();
             let name = name.to_str()?;
-            let step = name.strip_prefix("step-")?.parse().ok()?;
             let path = entry.path();
+            let step = checkpoint_step(&path)?;
             path.join("manifest.json").is_file().then(|| Checkpoint {
                 step,
                 bytes: size(&path),

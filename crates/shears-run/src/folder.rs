@@ -4,6 +4,13 @@ use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::Path;
 
+/// The step of a checkpoint, from the name of its folder.
+#[must_use]
+pub fn checkpoint_step(folder: &Path) -> Option<u64> {
+    let name = folder.file_name()?.to_str()?;
+    name.strip_prefix("step-")?.parse().ok()
+}
+
 /// The folder of a path; for a bare name, the working directory.
 pub fn folder_of(path: &Path) -> &Path {
     match path.parent() {

@@ -43,7 +43,9 @@ pub use event::{
     Change, ClipEvent, EndReason, Evaluation, Event, Resume, Sample, StepEvent, action_name,
     six_digits,
 };
-pub use folder::{create_folders, folder_of, replace_file, sync_folder, write_anew};
+pub use folder::{
+    checkpoint_step, create_folders, folder_of, replace_file, sync_folder, write_anew,
+};
 pub use glance::Glance;
 pub use header::{FORMAT, Header, Parameter};
 pub use judgement::{ADAPTIVE_OPTIMIZERS, Judgement, Subject, program, quoted, stretches};

@@ -279,9 +279,8 @@ impl CheckpointStore {
         };
         let entries = entries.map_err(TrainError::io("read", &self.folder))?;
         let complete = |entry: DirEntry| {
-            let name = entry.file_name();
-            let step = name.to_str()?.strip_prefix("step-")?.parse::<u64>().ok()?;
             let path = entry.path();
+            let step = shears_run::checkpoint_step(&path)?;
             path.join(MANIFEST).is_file().then_some((step, path))
         };
         let mut found: Vec<(u64, PathBuf)> = entries.into_iter().filter_map(complete).collect();

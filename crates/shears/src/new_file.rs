@@ -51,14 +51,21 @@ fn is_special(out: &Path, found: &fs::Metadata) -> bool {
     }
 }
 
+/// The path without links of a file that need not exist yet; `None` without its folder.
+pub(crate) fn resolved(path: &Path) -> Option<PathBuf> {
+    let in_folder = |_| {
+        let folder = folder_of(path).canonicalize()?;
+        Ok::<_, std::io::Error>(folder.join(path.file_name().unwrap_or_default()))
+    };
+    path.canonicalize().or_else(in_folder).ok()
+}
+
 /// Whether a run needs this file: some names in a folder with a plan, and everything in a folder
 /// with a manifest.
 fn is_of_a_run(out: &Path) -> bool {
-    let out = match (out.canonicalize(), folder_of(out).canonicalize()) {
-        (Ok(there), _) => there,
-        // A file that does not exist yet may have a name that the run beside it will use.
-        (Err(_), Ok(folder)) => folder.join(out.file_name().unwrap_or_default()),
-        (Err(_), Err(_)) => return false,
+    // A file that does not exist yet may have a name that the run beside it will use.
+    let Some(out) = resolved(out) else {
+        return false;
     };
     let folder = folder_of(&out);
     let name = out.file_name().unwrap_or_default();

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use gradclip::ClipperState;
 use serde::{Deserialize, Serialize};
 use shears_data::{FOREIGN_BYTES, Sha256Writer, foreign_kind, sha256_hex, sha256_of};
-use shears_run::{json_problem, open_regular, read_regular, replace_file};
+use shears_run::{checkpoint_step, json_problem, open_regular, read_regular, replace_file};
 
 use super::{Checkpoint, Progress, Snapshot};
 use crate::TrainError;
@@ -121,13 +121,8 @@ impl<'a> Files<'a> {
             );
             return Err(self.failure(file, problem));
         }
-        let name = self.folder.file_name().unwrap_or_default();
-        let named = name.to_string_lossy();
-        let named = named
-            .strip_prefix("step-")
-            .and_then(|step| step.parse().ok());
         let step = state.progress.step;
-        if named.is_some_and(|named: u64| named != step) {
+        if checkpoint_step(self.folder).is_some_and(|named| named != step) {
             let problem = format!("is of step {step}: the folder was renamed");
             return Err(self.failure(file, problem));
         }

@@ -19,6 +19,7 @@ use gradclip::{
 
 use crate::exit::{Misuse, misuse};
 use crate::gradient_files::{OtherTypes, TensorFile};
+use crate::new_file::resolved;
 use crate::output::{complain, one_line};
 use crate::settings::checked;
 use report::Reporter;
@@ -325,23 +326,14 @@ fn check_state(
             folder.display()
         );
     }
-    let whole = |path: &Path| {
-        let folder = fs::canonicalize(folder_of(path)).ok()?;
-        fs::canonicalize(path)
-            .ok()
-            .or_else(|| Some(folder.join(path.file_name()?)))
-    };
-    let state = whole(file);
-    let mut targets = arguments
-        .steps
+    let state = resolved(file);
+    let targets = arguments.steps.iter();
+    let mut targets = targets.filter_map(|path| target(arguments, path));
+    let is_target = targets.any(|target| resolved(&target) == state);
+    let is_source = sources
         .iter()
-        .filter_map(|path| target(arguments, path));
-    let is_target = targets.any(|target| whole(&target) == state);
-    if is_target
-        || sources
-            .iter()
-            .any(|(source, _)| Some(source) == state.as_ref())
-    {
+        .any(|(source, _)| Some(source) == state.as_ref());
+    if is_target || is_source {
         misuse!("--state {} is another file of this call", file.display());
     }
     Ok(())

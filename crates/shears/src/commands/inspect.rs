@@ -8,7 +8,8 @@ use gradclip::{ClipAction, significant};
 use gradclip_judge::statistics::{mean, share};
 use shears_data::Tokenizer;
 use shears_run::{
-    Columns, EndReason, Event, Judgement, LockWatch, PLAN, Parameter, Subject, quoted,
+    Columns, EndReason, Event, Judgement, LockWatch, PLAN, Parameter, Subject, checkpoint_step,
+    quoted,
 };
 use shears_train::{Plan, RunFolder};
 
@@ -199,8 +200,7 @@ impl Inspected {
 /// A warning about a log that ends before the newest checkpoint.
 fn lost_lines(columns: &Columns, checkpoints: &[PathBuf]) -> Option<String> {
     let last = columns.step.last().copied().unwrap_or(0);
-    let name = checkpoints.last()?.file_name()?.to_str()?;
-    let saved: u64 = name.strip_prefix("step-")?.parse().ok()?;
+    let saved = checkpoint_step(checkpoints.last()?)?;
     (saved > last).then(|| {
         format!(
             "the log ends at step {last}, and there is a checkpoint of step {saved}: lines of the \

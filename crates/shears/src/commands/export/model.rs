@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use shears_exchange::{
     Card, ExchangeError, GgufType, TrainedModel, export_gguf, export_huggingface, export_pytorch,
 };
-use shears_run::Subject;
+use shears_run::{Subject, checkpoint_step};
 use shears_train::{Plan, RunFolder, Section, Which};
 
 use super::{Dtype, ExportArguments, ExportFormat};
@@ -77,9 +77,7 @@ fn card_of(trained: &Trained) -> anyhow::Result<Card> {
     let plan = &saved.unwrap_or_else(|_| trained.plan.clone());
     let mut columns = run_log::read(&trained.run)?.columns;
     let mut facts = settings_of(plan);
-    let step = trained.path.file_name().unwrap_or_default();
-    let step = step.to_string_lossy().replace("step-", "");
-    let step = step.trim_start_matches('0').parse::<u64>().unwrap_or(0);
+    let step = checkpoint_step(&trained.path).unwrap_or(0);
     columns.truncate(step + 1);
     // The run was resumed from this checkpoint with other settings.
     columns.changes.retain(|change| change.step < step);
